@@ -1,0 +1,86 @@
+"""Everything that this package raises on purpose, as one small hierarchy.
+
+``except ParallelKafkaError`` catches them all. Each class also derives from the
+built-in or Trio class that says the same thing, so that generic code works too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import trio
+
+
+class ParallelKafkaError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        topic: the topic concerned, or ``None``.
+        partition: the partition concerned, or ``None``.
+        offset: the offset concerned, or ``None``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        topic: str | None = None,
+        partition: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class ConfigError(ParallelKafkaError, ValueError):
+    """The configuration can't be used; ``problems`` names every fault at once.
+
+    Attributes:
+        problems: one line a fault: the field, what is wrong with it, the fix.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("invalid configuration:\n" + "\n".join(f"- {line}" for line in self.problems))
+
+
+class KafkaError(ParallelKafkaError, trio.BrokenResourceError):
+    """Kafka, or the client, refused something for good; the cause is chained."""
+
+
+class BrokerUnreachableError(KafkaError):
+    """No broker answered within the bound."""
+
+
+class AuthenticationError(KafkaError):
+    """The brokers refused the credentials, or the TLS handshake failed."""
+
+
+class AuthorizationError(KafkaError):
+    """The credentials are good, but an ACL for the group or a topic is missing."""
+
+
+class TopicNotFoundError(KafkaError):
+    """A topic that the configuration names doesn't exist."""
+
+
+class OffsetResetError(KafkaError):
+    """A partition has no usable committed offset, and ``auto_offset_reset`` is ``"none"``."""
+
+
+class CommitError(KafkaError):
+    """The last commit before leaving wasn't acknowledged; its records will be replayed."""
+
+
+class CloseTimeoutError(KafkaError):
+    """The client didn't close within its bound; one daemon thread is left to it."""
+
+
+class ConsumerClosedError(ParallelKafkaError, trio.ClosedResourceError):
+    """The consumer was used after its block had ended."""
+
+
+class ConsumerBusyError(ParallelKafkaError, trio.BusyResourceError):
+    """The consumer was used in a way that only one task, or one call, may."""

@@ -1,0 +1,7 @@
+"""What tests and the demonstration run against instead of a real cluster."""
+
+from __future__ import annotations
+
+from trio_parallel_kafka.testing.embedded_broker import EmbeddedBroker as EmbeddedBroker
+from trio_parallel_kafka.testing.embedded_broker import EmbeddedBrokerError as EmbeddedBrokerError
+from trio_parallel_kafka.testing.embedded_broker import open_embedded_broker as open_embedded_broker
