@@ -78,6 +78,10 @@ class CloseTimeoutError(KafkaError):
     """The client didn't close within its bound; one daemon thread is left to it."""
 
 
+class InvalidHandlerError(ParallelKafkaError, TypeError):
+    """The handler isn't an async function."""
+
+
 class ConsumerClosedError(ParallelKafkaError, trio.ClosedResourceError):
     """The consumer was used after its block had ended."""
 

@@ -7,17 +7,12 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-INSTALL_HINT = (
-    "no Kafka broker for the tests: install Java 17 and Maven"
-    " (e.g. Debian: apt-get install openjdk-17-jre-headless maven) or set TPK_BOOTSTRAP_SERVERS"
-)
+INSTALL_HINT = "install Java 17 and Maven (e.g. Debian: apt-get install openjdk-17-jre-headless maven)"
 
 _POM = Path(__file__).resolve().with_name("pom.xml")
 _TARGET = _POM.with_name("target")
@@ -89,6 +84,5 @@ def _fetch(jars: Path) -> None:
             check=False,
         )
         if result.returncode != 0:
-            message = f"Maven could not fetch the broker's jars:\n{result.stdout[-4000:]}"
-            raise RuntimeError(message)
+            raise RuntimeError(f"Maven could not fetch the broker's jars:\n{result.stdout[-4000:]}")
         fetched.rename(jars)

@@ -15,17 +15,14 @@ import socket
 import subprocess
 import time
 import uuid
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 from broker.kafka_jars import fetch_jars
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-    from typing import Self
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 15.0
@@ -88,6 +85,13 @@ _SETTINGS = {
 
 class BrokerStartError(RuntimeError):
     """The broker didn't come up; the message ends with the tail of its log."""
+
+
+class StartKafka(Protocol):
+    """What the fixture ``private_kafka`` is: it starts a broker for one test."""
+
+    def __call__(self, **options: Any) -> KafkaServer:
+        """Start a broker with the options of :meth:`KafkaServer.start`."""
 
 
 class KafkaServer:
@@ -167,8 +171,7 @@ class KafkaServer:
     def pid(self) -> int:
         """The process id of the running broker."""
         if self._process is None:
-            message = "the broker isn't running"
-            raise RuntimeError(message)
+            raise RuntimeError("the broker isn't running")
         return self._process.pid
 
     def login(self, user: str, password: str | None = None) -> dict[str, str]:
@@ -185,17 +188,15 @@ class KafkaServer:
         if self._process is not None:
             self.thaw()
             self._process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                pass
             self.kill()
 
     def kill(self) -> None:
         """End the broker at once, as a crash would (``SIGKILL``). Does nothing if it isn't running."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            with self._process as process:
+                process.kill()
             self._process = None
             self._frozen = False
         if self._guard is not None:
@@ -226,8 +227,7 @@ class KafkaServer:
             BrokerStartError: as :meth:`start`.
         """
         if self._process is not None:
-            message = "the broker is still running"
-            raise RuntimeError(message)
+            raise RuntimeError("the broker is still running")
         began = time.monotonic()
         self._launch()
         self._wait_ready(began + START_TIMEOUT)
@@ -246,10 +246,9 @@ class KafkaServer:
                 self._format_storage()
             try:
                 self.start_again()
-            except BrokerStartError:
+            except BrokerStartError as error:
                 self.kill()
-                taken_meanwhile = "BindException" in self.log_tail() or "Address already in use" in self.log_tail()
-                if not taken_meanwhile or attempt == _PORT_ATTEMPTS:
+                if "BindException" not in str(error) or attempt == _PORT_ATTEMPTS:
                     raise
                 self.log_path.unlink()
             else:
@@ -284,8 +283,7 @@ class KafkaServer:
             check=False,
         )
         if result.returncode != 0:
-            message = f"the broker's storage could not be formatted:\n{result.stdout}"
-            raise BrokerStartError(message)
+            raise BrokerStartError(f"the broker's storage could not be formatted:\n{result.stdout}")
 
     def _launch(self) -> None:
         broker = _java(*self._java_options, "kafka.Kafka", str(self._properties_path))
@@ -298,28 +296,25 @@ class KafkaServer:
 
     def _wait_ready(self, deadline: float) -> None:
         assert self._process is not None
-        admin = AdminClient(
-            {
-                "bootstrap.servers": self.admin_bootstrap_servers,
-                "reconnect.backoff.ms": 20,
-                "reconnect.backoff.max.ms": 100,
-                "log_level": 0,
-                "error_cb": lambda _error: None,
-            }
-        )
+        settings: dict[str, Any] = {
+            "bootstrap.servers": self.admin_bootstrap_servers,
+            "reconnect.backoff.ms": 20,
+            "reconnect.backoff.max.ms": 100,
+            "log_level": 0,
+            "error_cb": lambda _error: None,
+        }
+        admin = AdminClient(settings)
         while time.monotonic() < deadline:
             status = self._process.poll()
             if status is not None:
-                message = f"the broker ended with status {status} while starting:\n{self.log_tail()}"
-                raise BrokerStartError(message)
-            try:
+                raise BrokerStartError(
+                    f"the broker ended with status {status} while starting:\n{self.log_tail()}"
+                )
+            with suppress(KafkaException):
                 if admin.list_topics(timeout=0.5).brokers:
                     return
-            except KafkaException:
-                pass
             time.sleep(0.02)
-        message = f"the broker didn't answer within {START_TIMEOUT:g} s:\n{self.log_tail()}"
-        raise BrokerStartError(message)
+        raise BrokerStartError(f"the broker didn't answer within {START_TIMEOUT:g} s:\n{self.log_tail()}")
 
 
 _SCRAM_SETTINGS = {
@@ -368,5 +363,4 @@ def _free_ports(count: int) -> list[int]:
             ports.append(port)
             if len(ports) == count:
                 return ports
-    message = f"no {count} free ports in {_PORTS}"
-    raise OSError(message)
+    raise OSError(f"no {count} free ports in {_PORTS}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from trio_parallel_kafka.testing.embedded_broker import EmbeddedBroker as EmbeddedBroker
-from trio_parallel_kafka.testing.embedded_broker import EmbeddedBrokerError as EmbeddedBrokerError
-from trio_parallel_kafka.testing.embedded_broker import open_embedded_broker as open_embedded_broker
+from trio_parallel_kafka.testing.embedded_broker import (
+    EmbeddedBroker as EmbeddedBroker,
+    EmbeddedBrokerError as EmbeddedBrokerError,
+    open_embedded_broker as open_embedded_broker,
+)

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_int, c_int16, c_int32, c_size_t, c_void_p
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -38,11 +37,10 @@ HEARTBEAT_INTERVAL: Final = 0.1
 _PRODUCER: Final = 0
 _ERROR_TEXT_SIZE: Final = 512
 
-_Prototype = tuple[Any, tuple[Any, ...]]
-
 # The result and the arguments of every function used. Errors are C enums: int.
-_PROTOTYPES: Final[Mapping[str, _Prototype]] = {
+_PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "rd_kafka_conf_new": (c_void_p, ()),
+    "rd_kafka_conf_destroy": (None, (c_void_p,)),
     "rd_kafka_conf_set_log_cb": (None, (c_void_p, c_void_p)),
     "rd_kafka_new": (c_void_p, (c_int, c_void_p, c_char_p, c_size_t)),
     "rd_kafka_destroy": (None, (c_void_p,)),
@@ -50,6 +48,7 @@ _PROTOTYPES: Final[Mapping[str, _Prototype]] = {
     "rd_kafka_mock_cluster_new": (c_void_p, (c_void_p, c_int)),
     "rd_kafka_mock_cluster_destroy": (None, (c_void_p,)),
     "rd_kafka_mock_cluster_bootstraps": (c_char_p, (c_void_p,)),
+    "rd_kafka_mock_set_controller_id": (c_int, (c_void_p, c_int32)),
     "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, (c_void_p, c_int32)),
     "rd_kafka_mock_set_group_consumer_heartbeat_interval_ms": (None, (c_void_p, c_int)),
     "rd_kafka_mock_topic_create": (c_int, (c_void_p, c_char_p, c_int, c_int)),
@@ -65,6 +64,10 @@ _PROTOTYPES: Final[Mapping[str, _Prototype]] = {
     "rd_kafka_mock_request_api_key": (c_int16, (c_void_p,)),
     "rd_kafka_mock_request_destroy_array": (None, (POINTER(c_void_p), c_size_t)),
 }
+
+# Not in librdkafka 2.15. Without it the mock cluster names no controller, and AdminClient.describe_topics,
+# which waits for one, times out.
+_SET_CONTROLLER: Final = "rd_kafka_mock_set_controller_id"
 
 API_KEYS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -89,11 +92,14 @@ API_KEYS: Final[Mapping[str, int]] = MappingProxyType(
         "ConsumerGroupHeartbeat": 68,
         "GetTelemetrySubscriptions": 71,
         "PushTelemetry": 72,
+        "ShareGroupHeartbeat": 76,
+        "ShareFetch": 78,
+        "ShareAcknowledge": 79,
     }
 )
 """The requests that the embedded broker answers, by Kafka's name for each."""
 
-_API_NAMES: Final[Mapping[int, str]] = {key: name for name, key in API_KEYS.items()}
+_API_NAMES: Final[dict[int, str]] = {key: name for name, key in API_KEYS.items()}
 
 
 class EmbeddedBrokerError(ParallelKafkaError):
@@ -116,8 +122,11 @@ class EmbeddedBroker:
         #: Where clients find it, as their ``bootstrap.servers``.
         self.bootstrap_servers: str = self._call("rd_kafka_mock_cluster_bootstraps").decode()
         self._call("rd_kafka_mock_start_request_tracking")
-        self._call("rd_kafka_mock_group_initial_rebalance_delay_ms", _milliseconds(FIRST_REBALANCE_DELAY))
-        self._call("rd_kafka_mock_set_group_consumer_heartbeat_interval_ms", _milliseconds(HEARTBEAT_INTERVAL))
+        classic_delay, heartbeat = _milliseconds(FIRST_REBALANCE_DELAY), _milliseconds(HEARTBEAT_INTERVAL)
+        self._call("rd_kafka_mock_group_initial_rebalance_delay_ms", classic_delay)
+        self._call("rd_kafka_mock_set_group_consumer_heartbeat_interval_ms", heartbeat)
+        if hasattr(library, _SET_CONTROLLER):
+            self._checked_call(_SET_CONTROLLER, 1)
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Make a topic; one that a client names first is made by itself, with 4 partitions.
@@ -146,7 +155,8 @@ class EmbeddedBroker:
             error_codes: Kafka's error codes, such as ``confluent_kafka.KafkaError.NOT_COORDINATOR``,
                 in the order of use; 0 lets one request pass, and librdkafka's own ``_TRANSPORT`` cuts the
                 connection. What earlier calls named is used up first.
-            broker: Fail only requests to this one. These errors come before those for every broker.
+            broker: Fail only requests to this one. From then on errors of that kind that are meant for
+                every broker no longer reach it: don't mix the two.
 
         Raises:
             ValueError: ``api`` isn't known, or there are no ``error_codes``.
@@ -197,11 +207,11 @@ class EmbeddedBroker:
             reason = self._library.rd_kafka_err2str(code).decode()
             raise EmbeddedBrokerError(f"the embedded broker refused {function}: {reason}")
 
-    def _call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 - what C returns
+    def _call(self, function: str, *arguments: object) -> Any:
         with self._lock:
             return self._locked_call(function, *arguments)
 
-    def _locked_call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 - what C returns
+    def _locked_call(self, function: str, *arguments: object) -> Any:
         if self._cluster is None:
             raise EmbeddedBrokerError("the embedded broker's block has ended")
         return getattr(self._library, function)(self._cluster, *arguments)
@@ -227,7 +237,7 @@ def open_embedded_broker(
     """
     if brokers < 1:
         raise ValueError(f"a cluster has at least 1 broker, not {brokers}")
-    library = _load_librdkafka(cimpl.__file__)
+    library = _load_librdkafka()
     with _handle(library) as handle:
         cluster = library.rd_kafka_mock_cluster_new(handle, brokers)
         if not cluster:
@@ -243,13 +253,14 @@ def open_embedded_broker(
 
 @contextmanager
 def _handle(library: ctypes.CDLL) -> Iterator[int]:
-    """The client that a mock cluster hangs on; it has to outlive the cluster."""
+    """Make the client that a mock cluster hangs on; it has to outlive the cluster."""
     conf = library.rd_kafka_conf_new()
     # Or it writes to stderr that it has no bootstrap.servers, which it doesn't need.
     library.rd_kafka_conf_set_log_cb(conf, None)
     reason = ctypes.create_string_buffer(_ERROR_TEXT_SIZE)
     handle = library.rd_kafka_new(_PRODUCER, conf, reason, len(reason))
     if not handle:
+        library.rd_kafka_conf_destroy(conf)
         raise EmbeddedBrokerError(f"librdkafka couldn't make a client: {reason.value.decode()}")
     try:
         yield handle
@@ -257,24 +268,23 @@ def _handle(library: ctypes.CDLL) -> Iterator[int]:
         library.rd_kafka_destroy(handle)
 
 
-@cache
-def _load_librdkafka(extension: str) -> ctypes.CDLL:
+def _load_librdkafka() -> ctypes.CDLL:
     """Reach the librdkafka that confluent-kafka itself uses.
 
     A look-up in a loaded extension module also searches the libraries it is linked with. So
     this finds the one copy in use, whatever the wheel calls its file, or that of the system, or
     the functions linked into the module itself; opening a file by name could load a second copy.
     """
-    library = ctypes.CDLL(extension)
-    missing = [name for name in _PROTOTYPES if not hasattr(library, name)]
-    if missing:
+    library = ctypes.CDLL(cimpl.__file__)
+    present = {name for name in _PROTOTYPES if hasattr(library, name)}
+    if missing := _PROTOTYPES.keys() - present - {_SET_CONTROLLER}:
         raise EmbeddedBrokerError(
-            f"the embedded broker needs librdkafka's mock cluster, but {extension} and the libraries it is "
-            f"linked with lack {', '.join(missing)}; install confluent-kafka from a wheel for Linux or macOS"
+            f"the embedded broker needs librdkafka's mock cluster; {cimpl.__file__} and the libraries it is "
+            f"linked with lack {', '.join(sorted(missing))}: install confluent-kafka's wheel (Linux, macOS)"
         )
-    for name, (result, arguments) in _PROTOTYPES.items():
-        function = getattr(library, name)  # not library[name], which forgets the prototype
-        function.restype, function.argtypes = result, arguments
+    for name in present:
+        function = getattr(library, name)  # library[name] would be a new object each time
+        function.restype, function.argtypes = _PROTOTYPES[name]
     return library
 
 

@@ -1,0 +1,49 @@
+"""Sphinx configuration."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+project = "trio-parallel-kafka"
+author = "The trio-parallel-kafka contributors"
+copyright = author
+release = version = metadata.version(project)
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib_trio",  # after autodoc: it teaches it what is async
+]
+html_theme = "furo"
+html_title = f"{project} {release}"
+templates_path: list[str] = []
+exclude_patterns = ["_build"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+nitpicky = True
+# What other projects document. Their indexes would have to be fetched to tell whether such a name exists,
+# and a build that needs the network isn't repeatable. Names of this package are always checked.
+_OUTSIDE = (
+    "attrs?",
+    "cattrs",
+    "collections",
+    "concurrent",
+    "confluent_kafka",
+    "contextlib",
+    "enum",
+    "logging",
+    "os",
+    "pathlib",
+    "pytest",
+    "threading",
+    "tomllib",
+    "trio",
+    "typing",
+)
+nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_OUTSIDE)})(\..*)?")]

@@ -1,0 +1,205 @@
+"""What CI checks, a session each. ``nox`` runs them all, ``nox -s lint`` one, ``nox --list`` names them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import nox
+
+# Seconds that a session may take, its installations included; "tests" is for each Python.
+# All together stay within 25 minutes on two cores, the demonstration that .ci/run starts with included.
+BUDGETS: Final = {
+    "lint": 60,
+    "types": 120,
+    "tests": 180,
+    "kafka": 480,
+    "docs": 90,
+    "wheel": 90,
+    "coverage": 30,
+}
+
+PYTHONS: Final = ["3.11", "3.12", "3.13"]
+PACKAGE: Final = "trio_parallel_kafka"
+EXTRAS: Final = ".[cli,dotenv,zstd]"
+# One file for each process that ran under coverage, named after its session.
+COVERAGE_DATA: Final = Path(".nox", ".measured").absolute()
+IN_CI: Final = bool(os.environ.get("CI"))
+
+PROJECT: Final = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+# A Python that the machine lacks is reported as skipped, in CI too: what it has is what is tested.
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = list(BUDGETS)
+
+
+def show_pyenv_versions() -> None:
+    """Make pyenv's ``python3.12`` and the like answer: they do so only for versions that are switched on."""
+    if "PYENV_VERSION" in os.environ or not shutil.which("pyenv"):
+        return
+    listed = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True, check=True)
+    supported = [name for name in listed.stdout.split() if re.match(r"3\.1[123]\.\d+$", name)]
+    if supported:
+        os.environ["PYENV_VERSION"] = ":".join(supported)
+
+
+show_pyenv_versions()
+
+
+def budgeted(check: Callable[[nox.Session], None]) -> Callable[[nox.Session], None]:
+    """Fail a session that takes longer than its budget."""
+    allowed = BUDGETS[check.__name__]
+
+    @functools.wraps(check)
+    def timed(session: nox.Session) -> None:
+        started = time.monotonic()
+        check(session)
+        used = time.monotonic() - started
+        session.log(f"{session.name}: used {used:.0f} of {allowed} s")
+        if used > allowed:
+            session.error(f"{session.name} is over its budget: {used:.0f} of {allowed} s")
+
+    return timed
+
+
+def install(session: nox.Session, group: str, *packages: str) -> None:
+    """Install a dependency group and packages, and tell how long it took: it counts in the budget."""
+    started = time.monotonic()
+    session.install(*nox.project.dependency_groups(PROJECT, group), *packages)
+    session.log(f"{session.name}: installed in {time.monotonic() - started:.0f} s")
+
+
+def run_with_coverage(session: nox.Session, *pytest_arguments: str) -> None:
+    """Run pytest under coverage, in place of what this session measured before."""
+    COVERAGE_DATA.mkdir(parents=True, exist_ok=True)
+    data_file = COVERAGE_DATA / f".coverage.{session.name}"
+    for old in COVERAGE_DATA.glob(f"{data_file.name}.*"):
+        old.unlink()
+    session.run(
+        *("coverage", "run", "-m", "pytest", *pytest_arguments),
+        env={"COVERAGE_FILE": str(data_file)},
+    )
+
+
+@nox.session
+@budgeted
+def lint(session: nox.Session) -> None:
+    """Style, Trio mistakes, spelling, and the layers of the package."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check", "--diff")
+    session.run("flake8-async", "--enable=ASYNC", *map(str, Path(PACKAGE).rglob("*.py")))
+    # A test needn't checkpoint, nor do the handlers in it.
+    session.run(
+        *("flake8-async", "--enable=ASYNC", "--disable=ASYNC910,ASYNC911"),
+        *(str(path) for folder in ("tests", "examples", "benchmarks") for path in Path(folder).rglob("*.py")),
+    )
+    session.run("codespell")
+    session.run("lint-imports")
+
+
+@nox.session
+@budgeted
+def types(session: nox.Session) -> None:
+    """Strict types everywhere, and complete ones in what users import."""
+    # Editable, here and below: no build cache can then serve an older copy of the package.
+    install(session, "types", "-e", EXTRAS)
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", PACKAGE, "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS)
+@budgeted
+def tests(session: nox.Session) -> None:
+    """All tests that need no Kafka, on each Python that the machine has."""
+    install(session, "tests", "-e", EXTRAS)
+    run_with_coverage(session, "--ignore=tests/broker", *session.posargs)
+
+
+@nox.session
+@budgeted
+def kafka(session: nox.Session) -> None:
+    """The tests on a real Kafka: with coverage, then what measures speed without."""
+    require_kafka(session)
+    install(session, "tests", "-e", EXTRAS)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    run_with_coverage(session, "tests/broker", "-m", "not performance")
+    session.run("pytest", "tests/broker", "-m", "performance", "-rP")
+
+
+def require_kafka(session: nox.Session) -> None:
+    """Pass the session over where Kafka can't run; in CI that is an error."""
+    missing = [program for program in ("java", "mvn") if not shutil.which(program)]
+    if missing and not os.environ.get("TPK_BOOTSTRAP_SERVERS"):
+        give_up(session, f"no {' and no '.join(missing)}: install openjdk-17-jre-headless and maven")
+
+
+def give_up(session: nox.Session, reason: str) -> None:
+    """End a session that can't do its work: an error in CI, a skip elsewhere."""
+    if IN_CI:
+        session.error(reason)
+    session.skip(reason)
+
+
+@nox.session
+@budgeted
+def docs(session: nox.Session) -> None:
+    """The documentation builds without a warning, and its examples work."""
+    install(session, "docs", "-e", EXTRAS)
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-E", "docs", f"{session.create_tmp()}/html")
+    session.run("pytest", "docs")
+
+
+@nox.session
+@budgeted
+def wheel(session: nox.Session) -> None:
+    """The sdist and the wheel hold what they should, and the wheel works without extras."""
+    install(session, "wheel")
+    folder = Path(session.create_tmp(), "dist")
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    (sdist,), (built,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    session.run("twine", "check", "--strict", str(sdist), str(built))
+    session.run("check-wheel-contents", str(built))
+    check_sdist(session, sdist)
+
+    bare = Path(session.create_tmp(), "bare")
+    session.run("python", "-m", "venv", "--clear", str(bare))
+    session.run(f"{bare}/bin/pip", "install", "--quiet", str(built), external=True)
+    session.run(f"{bare}/bin/python", "-I", "tests/wheel/smoke.py", external=True)
+
+
+def check_sdist(session: nox.Session, sdist: Path) -> None:
+    """Refuse an sdist that lacks a source file, or that carries what a build or a test run left behind."""
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {"LICENSE", "README.rst", "noxfile.py", *map(str, Path(PACKAGE).rglob("*.py"))}
+    if missing := sources - held:
+        session.error(f"the sdist lacks {sorted(missing)}")
+    if debris := [name for name in held if re.search(r"\.pyc$|_cache/|(^|/)target/|^\.nox", name)]:
+        session.error(f"the sdist carries {sorted(debris)}")
+
+
+@nox.session
+@budgeted
+def coverage(session: nox.Session) -> None:
+    """Every branch of the package ran in some test, over all sessions and subprocesses."""
+    for needed in ("tests", "kafka"):
+        if not any(COVERAGE_DATA.glob(f".coverage.{needed}*")):
+            give_up(session, f"the session {needed} has measured nothing yet")
+    install(session, "tests")
+    session.run("coverage", "combine", "--keep", "--quiet", str(COVERAGE_DATA))
+    session.run("coverage", "report")

@@ -1,0 +1,5 @@
+"""What a consumer is told: its fields, how they are checked, and where they are loaded from."""
+
+from __future__ import annotations
+
+from trio_parallel_kafka.config.model import ConsumerConfig as ConsumerConfig, Ordering as Ordering

@@ -1,0 +1,55 @@
+"""How a problem is worded: the value that is wrong, the name that may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+from typing import Final, Self
+
+_SHORTENED: Final = reprlib.Repr()
+_SHORTENED.maxstring = _SHORTENED.maxother = 80
+
+
+class Problem(str):
+    """One fault, as the line that a user reads.
+
+    Attributes:
+        subject: what it is about: a field, or ``kafka['<property>']``.
+    """
+
+    __slots__ = ("subject",)
+
+    subject: str
+
+    def __new__(cls, subject: str, fault: str) -> Self:
+        """Join the two into a line."""
+        problem = super().__new__(cls, f"{subject}: {fault}")
+        problem.subject = subject
+        return problem
+
+
+def property_subject(name: object) -> str:
+    """What a problem with this librdkafka property is about."""
+    return f"kafka[{name!r}]"
+
+
+def shown(value: object) -> str:
+    """The value as a message shows it: short, whatever it is."""
+    try:
+        return _SHORTENED.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"<{type(value).__name__}>"
+
+
+def did_you_mean(name: str, candidates: Iterable[str], *, prefix: str = "") -> str:
+    """The end of a sentence that proposes the candidate nearest to ``name``; empty if none is near.
+
+    Args:
+        name: what was written.
+        candidates: what may have been meant.
+        prefix: what all names begin with, and which would make them all alike.
+    """
+    by_ending = {candidate.removeprefix(prefix).lower(): candidate for candidate in candidates}
+    nearest = difflib.get_close_matches(name.removeprefix(prefix).lower(), by_ending, n=1)
+    return f"; did you mean {by_ending[nearest[0]]!r}?" if nearest else ""

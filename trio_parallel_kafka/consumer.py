@@ -1,0 +1,278 @@
+"""The front door: a consumer that lives in an ``async with`` block."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.controller import Controller
+from trio_parallel_kafka.control.gil import GilYield
+from trio_parallel_kafka.control.kafka_client import open_kafka_client
+from trio_parallel_kafka.control.snapshot import take_snapshot
+from trio_parallel_kafka.errors import (
+    CommitError,
+    ConsumerBusyError,
+    ConsumerClosedError,
+    InvalidHandlerError,
+    KafkaError,
+)
+from trio_parallel_kafka.execution.workers import Handler
+from trio_parallel_kafka.statistics import ConsumerStatistics
+
+logger = logging.getLogger("trio_parallel_kafka")
+
+
+class State(enum.Enum):
+    """Where a consumer stands."""
+
+    OPEN = "open"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    CLOSED = "closed"
+
+
+class ParallelConsumer:
+    """A member of a consumer group, made by :func:`parallel_consumer`.
+
+    Its methods belong to the Trio run that opened it; :meth:`run` may be called once.
+    """
+
+    def __init__(self, config: ConsumerConfig, controller: Controller, client: Client) -> None:
+        self._config: Final = config
+        self._controller: Final = controller
+        self._client: Final = client
+        self._state = State.OPEN
+
+    async def run(
+        self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
+
+        However it ends, what completed is committed and the partitions are let go before it returns or raises.
+        With ``nursery.start`` it is ready once a partition is assigned and its position is known.
+
+        Args:
+            handler: an async function of one :class:`Record`. Its return completes the record; nothing else does.
+            task_status: for ``nursery.start``.
+
+        **Ordering.** Records of one key (see ``ordering`` and ``key_of``) are handled one after another, in the
+        order of their offsets; all others at once, up to ``max_concurrency``.
+
+        **Cancellation.** Handlers are cancelled at once. A handler whose partition is taken away is cancelled after
+        ``revoke_grace``, or at once if the partition was lost; its record is handled again by the new owner.
+
+        Raises:
+            ExceptionGroup: handlers raised. It holds their exceptions, each with a note that names topic, partition,
+                offset and key. Handlers that ran finished first, within ``shutdown_timeout``; the failed records
+                and all after them in their lanes will be handled again.
+            KafkaError: the client can't go on, or the last commit failed; a subclass says more.
+            InvalidHandlerError: ``handler`` isn't an async function.
+            ConsumerBusyError: ``run`` was called before.
+            ConsumerClosedError: the block has ended.
+        """
+        _check_handler(handler)
+        self._begin()
+        problems: list[KafkaError] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._controller.pool.run, handler)
+                try:
+                    if task_status is not trio.TASK_STATUS_IGNORED:
+                        nursery.start_soon(self._announce, task_status)
+                    await self._controller.wait_until_ending()
+                    self._state = State.DRAINING
+                    await self._controller.drain()
+                finally:
+                    await self._leave(problems)
+                    self._controller.pool.finish()
+                    nursery.cancel_scope.cancel()
+            self._controller.raise_failure()
+        except BaseException as error:
+            raise _with_problems(error, problems) from None
+        if problems:
+            raise problems[0]
+
+    def stop(self) -> None:
+        """Fetch no more, finish what can finish within ``shutdown_timeout``; then :meth:`run` returns.
+
+        Returns at once; does nothing when it was called before or the block has ended. Not for signal handlers or
+        other threads: there, use :meth:`trio.lowlevel.TrioToken.run_sync_soon`.
+        """
+        if self._state is not State.CLOSED:
+            self._controller.stop()
+
+    async def wait_assigned(self) -> None:
+        """Wait until at least one partition is assigned and its position is known.
+
+        A member of a group with more members than partitions waits until it gets one.
+
+        Raises:
+            KafkaError: the client can't go on.
+            ConsumerClosedError: the block has ended.
+        """
+        if self._state is State.CLOSED:
+            raise _closed()
+        await self._controller.wait_until_assigned()
+
+    def statistics(self) -> ConsumerStatistics:
+        """What can be said about the consumer at this moment; also after its end."""
+        return take_snapshot(self._state.value, self._config.max_concurrency, self._controller, self._client)
+
+    def _begin(self) -> None:
+        if self._state is State.CLOSED:
+            raise _closed()
+        if self._state is not State.OPEN:
+            message = "run() may be called once in the life of a consumer; open another one"
+            raise ConsumerBusyError(message)
+        self._state = State.RUNNING
+
+    async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await self._controller.wait_until_assigned()
+        except KafkaError:
+            return  # run() raises it
+        task_status.started()
+
+    async def _leave(self, problems: list[KafkaError]) -> None:
+        """Commit and let go; shielded, and bounded by ``close_timeout``."""
+        try:
+            with trio.move_on_after(self._config.close_timeout, shield=True) as bound:
+                await self._controller.leave()
+            if bound.cancelled_caught:
+                message = (
+                    f"the last commit wasn't acknowledged within {self._config.close_timeout} s (close_timeout); is "
+                    "the broker down? What it would have said will be replayed"
+                )
+                problems.append(CommitError(message))
+        except KafkaError as error:
+            problems.append(error)
+        finally:
+            self._state = State.STOPPED
+
+    async def _close(self, problems: list[KafkaError]) -> None:
+        """The block ends, perhaps without a run."""
+        if self._state is State.OPEN:
+            await self._leave(problems)
+        self._state = State.CLOSED
+
+
+@asynccontextmanager
+async def parallel_consumer(config: ConsumerConfig) -> AsyncIterator[ParallelConsumer]:
+    """Join a consumer group for the length of a block.
+
+    All tasks, the thread and the client end with the block, on every path. Leaving takes at most
+    ``shutdown_timeout`` for handlers (nothing when it is cancelled), and ``close_timeout`` each for the last commit
+    and for the client to close.
+
+    Args:
+        config: what to consume, and how.
+
+    Raises:
+        BrokerUnreachableError: at the start; no broker answered within ``connect_timeout``.
+        AuthenticationError: at the start; credentials or certificates were refused.
+        AuthorizationError: at the start, or from :meth:`ParallelConsumer.run`; an ACL is missing.
+        TopicNotFoundError: at the start; a topic named in ``topics`` isn't there.
+        ConfigError: at the start; librdkafka refused a property.
+        CommitError: at the end; the last commit wasn't acknowledged.
+        CloseTimeoutError: at the end; the client didn't close within ``close_timeout`` and one daemon thread is
+            left to it.
+
+    What the body raises leaves as it is. If the end has a problem of its own by then, it is added as a note.
+
+    **Cancellation.** A cancelled block cancels its handlers at once, commits what completed (shielded, bounded by
+    ``close_timeout``), leaves the group and closes.
+    """
+    problems: list[KafkaError] = []
+    raised: list[BaseException] = []
+    try:
+        async with open_kafka_client(config, problems) as client, trio.open_nursery() as nursery:
+            try:
+                await client.connect()
+                async with _controlled(config, client, nursery, problems) as consumer:
+                    yield consumer
+            except BaseException as error:
+                raised.append(error)
+                raise
+    except BaseException as error:
+        if not raised or not _is_only(error, raised[0]):
+            raise
+    if raised:
+        raise _with_problems(raised[0], problems)
+    if problems:
+        raise problems[0]
+
+
+@asynccontextmanager
+async def _controlled(
+    config: ConsumerConfig, client: Client, nursery: trio.Nursery, problems: list[KafkaError]
+) -> AsyncIterator[ParallelConsumer]:
+    """Run the control plane for the length of a block; it outlives the cancellation of what is around it."""
+    controller = Controller(config, client)
+    consumer = ParallelConsumer(config, controller, client)
+    scope = trio.CancelScope(shield=True)
+    instrument = GilYield()
+
+    async def control() -> None:
+        with scope:
+            await controller.run()
+
+    nursery.start_soon(control)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        await controller.join()
+        yield consumer
+    finally:
+        await consumer._close(problems)  # noqa: SLF001 - its other half
+        trio.lowlevel.remove_instrument(instrument)
+        scope.cancel()
+
+
+def _is_only(error: BaseException, raised: BaseException) -> bool:
+    """Whether ``error`` is ``raised``, in the wrappings of this module's nurseries."""
+    if error is raised:
+        return True
+    return isinstance(error, BaseExceptionGroup) and all(
+        isinstance(each, trio.Cancelled) or _is_only(each, raised) for each in error.exceptions
+    )
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
+def _with_problems(error: BaseException, problems: list[KafkaError]) -> BaseException:
+    """What to raise when the end has problems too: a cancellation gives way to them, else they are notes."""
+    if problems and _is_cancellation(error):
+        return problems[0]
+    for problem in problems:
+        error.add_note(f"while leaving, {type(problem).__name__}: {problem}")
+    return error
+
+
+def _check_handler(handler: Handler) -> None:
+    function = handler
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        return
+    message = (
+        f"the handler has to be an async function of one record (async def handle(record): ...), not {handler!r}; "
+        "call blocking code in it by `await trio.to_thread.run_sync(function, record)`"
+    )
+    raise InvalidHandlerError(message)
+
+
+def _closed() -> ConsumerClosedError:
+    return ConsumerClosedError("the consumer's block has ended; open another one with parallel_consumer()")

@@ -1,0 +1,1 @@
+"""The control plane: what talks to Kafka, and decides."""

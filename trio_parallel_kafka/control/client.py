@@ -1,0 +1,146 @@
+"""The port: what the control plane needs of a Kafka client, and the events that it gets from one.
+
+Everything the client has to say arrives as one ordered stream of events. A rebalance event holds the client up
+until it is answered by ``reply``; meanwhile the calls below are served, so that the answer may need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import Message
+
+from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.commits import CommitEntry
+from trio_parallel_kafka.statistics import PollStatistics
+
+
+@attrs.frozen
+class StartAt:
+    """Where reading of an assigned partition begins, and in which tenure."""
+
+    offset: int
+    assignment_epoch: int
+
+
+@attrs.frozen(eq=False)
+class Fetched:
+    """A batch in the order fetched; errors and ends of partitions are messages too.
+
+    ``taken`` asks for the next batch; until then none comes.
+    """
+
+    messages: Sequence[Message]
+    taken: Callable[[], None]
+
+
+@attrs.frozen(eq=False)
+class Assigned:
+    """The group gave these partitions. A partition that the reply leaves out stays unread until ``start``."""
+
+    partitions: tuple[TopicPartition, ...]
+    reply: Callable[[Mapping[TopicPartition, StartAt]], None]
+
+
+@attrs.frozen(eq=False)
+class Revoked:
+    """The group takes these partitions; they are let go when the reply comes."""
+
+    partitions: tuple[TopicPartition, ...]
+    reply: Callable[[], None]
+
+
+@attrs.frozen(eq=False)
+class Lost:
+    """These partitions belong to somebody else already."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+@attrs.frozen(eq=False)
+class Trouble:
+    """The client reports an error that concerns no partition."""
+
+    error: ClientError
+
+
+@attrs.frozen(eq=False)
+class Failed:
+    """The client can't go on; no further event comes."""
+
+    error: BaseException
+
+
+Event = Fetched | Assigned | Revoked | Lost | Trouble | Failed
+
+
+@attrs.frozen
+class Committed:
+    """What the broker holds for a partition.
+
+    Attributes:
+        offset: the next offset to read, or ``None`` if nothing was committed.
+        metadata: the text beside it; ``None`` if it can't be read (not UTF-8).
+        error: why nothing is known, else ``None``.
+    """
+
+    offset: int | None = None
+    metadata: str | None = ""
+    error: ClientError | None = None
+
+
+class Client(Protocol):
+    """A member of a consumer group. Each call is made by its one owner, in the order asked for.
+
+    Cancelling a call leaves it unknown whether it was made.
+    """
+
+    async def next_event(self) -> Event:
+        """Wait for what happens next."""
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Join the group."""
+
+    def unsubscribe(self) -> None:
+        """Leave the group; a :class:`Revoked` for what is owned comes first."""
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        """Ask the broker, bounded. Each partition is answered, if only with an error."""
+
+    async def offset_range(self, partition: TopicPartition) -> tuple[int, int]:
+        """The first offset that is there and the next to be written.
+
+        Raises:
+            KafkaError: the broker didn't answer in time.
+        """
+
+    async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        """The ids of those topics for which they are to be had, bounded."""
+
+    async def partition_counts(self) -> Mapping[str, int]:
+        """The subscribed topics, as far as they are known now, with the number of their partitions."""
+
+    async def commit(self, entries: Sequence[CommitEntry]) -> Mapping[TopicPartition, ClientError | None]:
+        """Commit what is owned in the entry's tenure; say for each entry whether the broker took it."""
+
+    async def start(self, partition: TopicPartition, at: StartAt) -> None:
+        """Read an owned partition from an offset on.
+
+        Raises:
+            KafkaError: the client refused.
+        """
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Fetch no more of these."""
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """Fetch these again."""
+
+    def hurry(self) -> None:
+        """Serve calls as fast as may be: the end is near."""
+
+    def poll_statistics(self) -> PollStatistics:
+        """How the polling goes."""

@@ -1,0 +1,99 @@
+"""Sends commits, and learns what became of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import trio
+from confluent_kafka import KafkaError as ClientError
+
+from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.totals import ControlTotals
+from trio_parallel_kafka.core.assignments import Assignment
+from trio_parallel_kafka.core.commits import CommitEntry
+from trio_parallel_kafka.core.member import Member
+from trio_parallel_kafka.errors import CommitError
+from trio_parallel_kafka.record import Record
+
+logger = logging.getLogger("trio_parallel_kafka.commits")
+
+RETRY_AFTER: Final = 0.2
+"""Seconds between two tries of the last commit."""
+
+OWNERSHIP_IS_GONE: Final = frozenset(
+    {
+        ClientError.ILLEGAL_GENERATION,
+        ClientError.UNKNOWN_MEMBER_ID,
+        ClientError.FENCED_INSTANCE_ID,
+        ClientError.STALE_MEMBER_EPOCH,
+        ClientError._STATE,  # noqa: SLF001 - this package's own fence
+    }
+)
+
+
+class Committer:
+    """Brings the broker up to date with the core.
+
+    Args:
+        client: sends.
+        member: says what differs.
+        totals: counted here.
+    """
+
+    def __init__(self, client: Client, member: Member[Record], totals: ControlTotals) -> None:
+        self._client: Final = client
+        self._member: Final = member
+        self._totals: Final = totals
+        self._sending: Final = trio.Lock()
+
+    async def commit_changes(self) -> None:
+        """Commit what changed, if anything. What fails is made up for by the next."""
+        async with self._sending:
+            entries = self._member.pending_commits()
+            if entries:
+                await self._send(entries)
+
+    async def commit_revoked(self, assignments: Collection[Assignment[Record]]) -> None:
+        """The last commit for partitions that are about to be let go.
+
+        Not behind :attr:`_sending`: the client answers no outstanding commit until they are let go.
+        """
+        entries = self._member.pending_commits(assignments)
+        if entries:
+            await self._send(entries)
+
+    async def commit_all(self) -> None:
+        """Commit until the broker has everything; the caller bounds it.
+
+        Raises:
+            CommitError: what is owned by somebody else can't be committed.
+        """
+        async with self._sending:
+            while entries := self._member.pending_commits():
+                errors = await self._send(entries)
+                gone = [error for error in errors if error.code() in OWNERSHIP_IS_GONE]
+                if gone:
+                    message = f"the last commit was refused, its records will be replayed: {gone[0].str()}"
+                    raise CommitError(message)
+                if errors:
+                    await trio.sleep(RETRY_AFTER)
+
+    async def _send(self, entries: Sequence[CommitEntry]) -> list[ClientError]:
+        results = await self._client.commit(entries)
+        errors = []
+        taken = []
+        for entry in entries:
+            error = results.get(entry.partition)
+            if error is None:
+                taken.append(entry)
+                continue
+            errors.append(error)
+            if error.code() == ClientError.OFFSET_METADATA_TOO_LARGE:
+                self._member.ledger.metadata_refused()
+            logger.warning("the commit of %s at offset %d failed: %s", entry.partition, entry.offset, error)
+        self._member.acknowledge(taken)
+        self._totals.commits += len(taken)
+        self._totals.failed_commits += len(errors)
+        return errors

@@ -1,0 +1,318 @@
+"""The control loop: what the client tells, in its order, and what has to be done now and then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+import trio
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import Message
+
+from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.control.client import Assigned, Client, Failed, Fetched, Lost, Revoked, Trouble
+from trio_parallel_kafka.control.committer import Committer
+from trio_parallel_kafka.control.dispatcher import Dispatcher
+from trio_parallel_kafka.control.failures import as_error, final_error
+from trio_parallel_kafka.control.positions import Positions
+from trio_parallel_kafka.control.rebalance import SETTLE, Rebalancer
+from trio_parallel_kafka.control.totals import ControlTotals
+from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
+from trio_parallel_kafka.core.flow import FlowLimits
+from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
+from trio_parallel_kafka.errors import KafkaError, OffsetResetError, ParallelKafkaError
+from trio_parallel_kafka.execution.channels import LaneChannel
+from trio_parallel_kafka.execution.workers import WorkerPool
+from trio_parallel_kafka.record import Record
+
+logger = logging.getLogger("trio_parallel_kafka.control")
+
+TICK: Final = 0.1
+"""Seconds between two looks at partitions that are full."""
+
+STUCK_AFTER: Final = 1.0
+"""Seconds after which the records behind a running one don't count as runnable."""
+
+WATCH_STALLS: Final = 1.0
+RETRY_STARTS: Final = 1.0
+CHECK_TOPICS: Final = 30.0
+
+
+class Controller:
+    """Owns the core and the workers of one consumer, and connects them with the client.
+
+    Args:
+        config: the consumer's configuration.
+        client: the port.
+    """
+
+    def __init__(self, config: ConsumerConfig, client: Client) -> None:
+        self._config: Final = config
+        self._client: Final = client
+        self.totals: Final = ControlTotals()
+        self.member: Final[Member[Record]] = Member(
+            FlowLimits(config.max_buffered_records, config.max_buffered_bytes), LaneChannel
+        )
+        self.pool: Final = WorkerPool(
+            self.member.lanes, config.max_concurrency, self._handler_failed, self._resume_if_low
+        )
+        self._dispatcher: Final = Dispatcher(self.member, config, self.totals, self._handler_failed)
+        self._committer: Final = Committer(client, self.member, self.totals)
+        self._positions: Final = Positions(client, config.auto_offset_reset)
+        self._rebalancer: Final = Rebalancer(
+            client=client,
+            member=self.member,
+            pool=self.pool,
+            committer=self._committer,
+            positions=self._positions,
+            totals=self.totals,
+            revoke_grace=config.revoke_grace,
+            on_started=self._something_started,
+        )
+        self._changed: Final = trio.lowlevel.ParkingLot()
+        self._started: Final = trio.lowlevel.ParkingLot()
+        self._is_stopping = False
+        self.handler_errors: list[Exception] = []
+        self.failure: BaseException | None = None
+        self.last_trouble: str | None = None
+        self._stalls_logged: dict[TopicPartition, int] = {}
+
+    # What the front door asks for
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether a partition is being read."""
+        return any(assignment.phase is Phase.ACTIVE for assignment in self.member.assignments)
+
+    async def join(self) -> None:
+        """Join the group.
+
+        Raises:
+            KafkaError: what has to be known first wasn't to be had.
+        """
+        await self._positions.prepare()
+        self._client.subscribe(self._config.topics)
+
+    async def wait_until_assigned(self) -> None:
+        """Wait until a partition is being read.
+
+        Raises:
+            KafkaError: the client can't go on.
+        """
+        while not self.is_assigned:
+            self._raise_failure()
+            await self._changed.park()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_until_ending(self) -> None:
+        """Wait for :meth:`stop`, a handler's failure or the client's."""
+        while not (self._is_stopping or self.handler_errors or self.failure):
+            await self._changed.park()
+
+    def stop(self) -> None:
+        """Fetch no more, and start nothing that is fetched from now on."""
+        self._is_stopping = True
+        self._client.hurry()
+        for assignment in self.member.assignments:
+            assignment.pause_reason = STOPPING
+        self._client.pause([assignment.partition for assignment in self.member.assignments])
+        self._something_changed()
+
+    async def drain(self) -> None:
+        """Let the handlers end, within ``shutdown_timeout``; then cancel them.
+
+        After a failure nothing new is started; otherwise what is buffered and can run is handled.
+        """
+        if self.handler_errors or self.failure:
+            self.pool.halt()
+        timeout = 0 if self.failure else self._config.shutdown_timeout
+        with trio.move_on_after(timeout):
+            await self.pool.wait_until(lambda: self.pool.is_dry() or bool(self.failure))
+        self.pool.halt()
+        late = self.pool.running()
+        for lane in late:
+            logger.warning("the handler of %r didn't end within shutdown_timeout and is cancelled", lane.head)
+        await self._rebalancer.cancel({lane.group.owner for lane in late})
+
+    async def leave(self) -> None:
+        """Commit and let all partitions go; the caller bounds it.
+
+        Raises:
+            KafkaError: the last commit failed for good.
+        """
+        self.stop()
+        self.pool.halt()
+        with trio.move_on_after(SETTLE):
+            await self.pool.wait_until(lambda: not self.pool.in_flight)
+        try:
+            if not self.failure:
+                await self._committer.commit_all()
+        finally:
+            self._client.unsubscribe()
+        while len(self.member.assignments) and not self.failure:
+            await self._changed.park()
+
+    def raise_failure(self) -> None:
+        """Raise what ended the client, or what the handlers raised."""
+        self._raise_failure()
+        if self.handler_errors:
+            message = "the handler failed"
+            raise ExceptionGroup(message, self.handler_errors)
+
+    # The loops
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Serve the client's events, and what is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_regularly)
+            nursery.start_soon(self._watch_flow)
+            nursery.start_soon(self._every, WATCH_STALLS, self._watch_stalls)
+            nursery.start_soon(self._every, RETRY_STARTS, self._rebalancer.retry_starts)
+            nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
+            while not self.failure:
+                try:
+                    await self._serve_event()
+                except ParallelKafkaError as error:
+                    self._fail(error)
+                self._something_changed()
+
+    async def _serve_event(self) -> None:
+        match await self._client.next_event():
+            case Fetched() as event:
+                try:
+                    if not self._is_stopping:
+                        await self._take(event)
+                finally:
+                    event.taken()
+            case Assigned() as event:
+                await self._rebalancer.assigned(event)
+                if self._is_stopping:
+                    self.stop()
+            case Revoked() as event:
+                await self._rebalancer.revoked(event)
+            case Lost() as event:
+                self._rebalancer.lost(event)
+            case Trouble(error):
+                self._note_trouble(error)
+            case Failed(error):
+                self._fail(error)
+
+    async def _take(self, event: Fetched) -> None:
+        self.pool.now = trio.current_time()
+        result = self._dispatcher.dispatch(event.messages, self.pool.now)
+        full = [each.partition for each in result.touched if self.member.pause_if_full(each)]
+        if full:
+            self._client.pause(full)
+        self.pool.wake()
+        for message in result.errors:
+            await self._take_error(message)
+        for partition, offset in result.went_back.items():
+            assignment = self.member.assignments.get(partition)
+            if assignment is not None:
+                await self._rebalancer.restart(assignment, offset)
+
+    async def _take_error(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None  # noqa: S101 - the dispatcher sorted it out by that
+        topic, number = message.topic(), message.partition()
+        partition = TopicPartition(topic, number) if topic is not None and number is not None else None
+        final = final_error(error, partition)
+        if final is not None:
+            raise final
+        assignment = self.member.assignments.get(partition) if partition is not None else None
+        if error.code() != ClientError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's name for it
+            self._note_trouble(error, partition)
+        elif assignment is not None and assignment.phase is Phase.ACTIVE:
+            await self._rebalancer.reset(assignment)
+
+    # What has to be done now and then
+
+    async def _every(self, period: float, duty: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await trio.sleep(period)
+            await self._do(duty)
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            with trio.move_on_after(self._config.commit_interval):
+                await self._started.park()
+            await self._do(self._committer.commit_changes)
+
+    async def _do(self, duty: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await duty()
+        except ParallelKafkaError as error:
+            self._fail(error) if isinstance(error, OffsetResetError) else logger.warning("%s", error)
+
+    async def _watch_flow(self) -> None:
+        while True:
+            await trio.sleep(TICK)
+            self.pool.now = now = trio.current_time()
+            for assignment in self.member.assignments:
+                if assignment.pause_reason == BUFFER_FULL:
+                    stuck = [lane for lane in self.pool.running_on([assignment]) if now - lane.since > STUCK_AFTER]
+                    self._resume_if_low(assignment, stuck)
+
+    async def _watch_stalls(self) -> None:
+        now = trio.current_time()
+        for assignment in self.member.assignments:
+            oldest = assignment.tracker.oldest
+            if oldest is None or now - oldest.received_at < self._config.stall_warning:
+                self._stalls_logged.pop(assignment.partition, None)
+            elif self._stalls_logged.get(assignment.partition) != oldest.offset:
+                self._stalls_logged[assignment.partition] = oldest.offset
+                logger.warning(
+                    "stall: %r has been incomplete for %.0f s; %d records of %s are buffered behind it or beside it",
+                    oldest,
+                    now - oldest.received_at,
+                    len(assignment.tracker) - 1,
+                    assignment.partition,
+                )
+
+    def _resume_if_low(self, assignment: Assignment[Record], stuck: Collection[Lane[Record]] = ()) -> None:
+        if self.member.resume_if_low(assignment, stuck):
+            self._client.resume([assignment.partition])
+
+    # What is told from elsewhere
+
+    def _handler_failed(self, record: Record, error: Exception) -> None:
+        error.add_note(
+            f"while handling topic={record.topic!r} partition={record.partition} offset={record.offset} "
+            f"key={record.key!r} attempt={record.attempt}"
+        )
+        logger.error("the handler of %r failed: %s", record, type(error).__name__)
+        self.handler_errors.append(error)
+        self.pool.halt()
+        self._something_changed()
+
+    def _note_trouble(self, error: ClientError, partition: TopicPartition | None = None) -> None:
+        final = final_error(error, partition)
+        if final is not None:
+            self._fail(final)
+            return
+        self.last_trouble = str(as_error(error, "the client reports", partition))
+        logger.warning("%s", self.last_trouble)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            logger.error("the consumer can't go on: %s", error)
+            self.failure = error
+        self._something_changed()
+
+    def _raise_failure(self) -> None:
+        if isinstance(self.failure, ParallelKafkaError):
+            raise self.failure
+        if self.failure is not None:
+            message = f"the Kafka client ended: {self.failure}"
+            raise KafkaError(message) from self.failure
+
+    def _something_started(self) -> None:
+        self._started.unpark_all()
+        self._something_changed()
+
+    def _something_changed(self) -> None:
+        self._changed.unpark_all()
+        self.pool.notify()

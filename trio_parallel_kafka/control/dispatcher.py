@@ -1,0 +1,111 @@
+"""From a fetched batch into lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+import attrs
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import Message
+
+from trio_parallel_kafka.config import ConsumerConfig, Ordering
+from trio_parallel_kafka.control.totals import ControlTotals
+from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
+from trio_parallel_kafka.core.member import Member
+from trio_parallel_kafka.core.tracker import OffsetWentBackError
+from trio_parallel_kafka.record import Record, wrap
+
+WHOLE_PARTITION: Final = 0
+"""The one lane key in partition order."""
+
+
+@attrs.define
+class Dispatched:
+    """What a batch came to, beside records in lanes.
+
+    Attributes:
+        touched: assignments that got records.
+        errors: messages that are errors of the client.
+        went_back: partitions whose offsets start again, and at which offset.
+    """
+
+    touched: set[Assignment[Record]] = attrs.field(factory=set)
+    errors: list[Message] = attrs.field(factory=list)
+    went_back: dict[TopicPartition, int] = attrs.field(factory=dict)
+
+
+class Dispatcher:
+    """Puts records into the lanes of their keys.
+
+    Args:
+        member: the core.
+        config: the ordering, and what orders a record.
+        totals: counted here.
+        on_failure: told of a record whose lane can't be determined.
+    """
+
+    def __init__(
+        self,
+        member: Member[Record],
+        config: ConsumerConfig,
+        totals: ControlTotals,
+        on_failure: Callable[[Record, Exception], None],
+    ) -> None:
+        self._member: Final = member
+        self._totals: Final = totals
+        self._on_failure: Final = on_failure
+        self._lane_key: Final = _lane_key(config)
+
+    def dispatch(self, messages: Sequence[Message], now: float) -> Dispatched:
+        """Take a batch, in its order."""
+        result = Dispatched()
+        find = self._member.assignments.get
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._dispatch_error(message, error, result)
+                continue
+            assignment = find((message.topic(), message.partition()))  # type: ignore[arg-type]  # no error: a place
+            if assignment is not None and assignment.phase is Phase.ACTIVE:
+                result.touched.add(assignment)
+                self._deliver(assignment, wrap(message, assignment.assignment_epoch, now), result)
+        self._totals.received += len(messages) - len(result.errors)
+        return result
+
+    def _deliver(self, assignment: Assignment[Record], record: Record, result: Dispatched) -> None:
+        if assignment.partition in result.went_back:
+            return
+        try:
+            key = self._lane_key(record)
+            hash(key)
+        except Exception as error:  # noqa: BLE001 - the user's function: a failure of this record
+            if assignment.seen(record):
+                self._on_failure(record, error)
+            return
+        try:
+            if not self._member.deliver(assignment, key, record):
+                self._totals.not_replayed += 1
+        except OffsetWentBackError:
+            result.went_back[assignment.partition] = record.offset
+
+    def _dispatch_error(self, message: Message, error: ClientError, result: Dispatched) -> None:
+        if error.code() != ClientError._PARTITION_EOF:  # noqa: SLF001 - the client's name for it
+            result.errors.append(message)
+            return
+        assignment = self._member.assignments.get((message.topic(), message.partition()))  # type: ignore[arg-type]
+        if assignment is not None and assignment.phase is Phase.ACTIVE:
+            assignment.tracker.skip_to(message.offset())  # type: ignore[arg-type]
+
+
+def _lane_key(config: ConsumerConfig) -> Callable[[Record], Hashable | None]:
+    match config.ordering:
+        case Ordering.UNORDERED:
+            return lambda _record: None
+        case Ordering.PARTITION:
+            return lambda _record: WHOLE_PARTITION
+    return config.key_of or _key
+
+
+def _key(record: Record) -> bytes | None:
+    return record.key

@@ -1,0 +1,70 @@
+"""From the client's errors to this package's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka import KafkaError as ClientError
+
+from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.errors import AuthenticationError, AuthorizationError, KafkaError
+
+_FINAL: Final[dict[int, tuple[type[KafkaError], str]]] = {
+    ClientError._FATAL: (KafkaError, "the client reports a fatal error"),  # noqa: SLF001
+    ClientError._AUTHENTICATION: (  # noqa: SLF001
+        AuthenticationError,
+        "the brokers refused the credentials; check sasl.mechanism, sasl.username and sasl.password",
+    ),
+    ClientError.SASL_AUTHENTICATION_FAILED: (
+        AuthenticationError,
+        "the brokers refused the credentials; check sasl.mechanism, sasl.username and sasl.password",
+    ),
+    ClientError._SSL: (  # noqa: SLF001
+        AuthenticationError,
+        "the TLS handshake failed; check security.protocol, ssl.ca.location and the broker's certificate",
+    ),
+    ClientError.GROUP_AUTHORIZATION_FAILED: (
+        AuthorizationError,
+        "an ACL is missing: READ on the consumer group",
+    ),
+    ClientError.TOPIC_AUTHORIZATION_FAILED: (
+        AuthorizationError,
+        "an ACL is missing: READ and DESCRIBE on the topic",
+    ),
+    ClientError.INVALID_GROUP_ID: (KafkaError, "the brokers refuse the group_id"),
+    ClientError.INCONSISTENT_GROUP_PROTOCOL: (
+        KafkaError,
+        "the group's other members use another partition.assignment.strategy or group.protocol",
+    ),
+    ClientError.UNSUPPORTED_VERSION: (KafkaError, "the brokers don't know a request that is needed"),
+    ClientError.FENCED_INSTANCE_ID: (KafkaError, "another member uses the same group.instance.id"),
+    ClientError.UNRELEASED_INSTANCE_ID: (KafkaError, "another member uses the same group.instance.id"),
+}
+
+_LATER_AT_RUN_TIME: Final = frozenset({ClientError._AUTHENTICATION, ClientError._SSL})  # noqa: SLF001
+"""Reported for each connection: once the consumer runs, a broker that restarts may cause them for a while."""
+
+
+def final_error(
+    error: ClientError, partition: TopicPartition | None = None, *, is_running: bool = True
+) -> KafkaError | None:
+    """The error to end with, or ``None`` for one that may pass."""
+    if is_running and error.code() in _LATER_AT_RUN_TIME:
+        return None
+    found = _FINAL.get(error.code())
+    if found is None:
+        return None
+    kind, explanation = found
+    return as_error(error, explanation, partition, kind)
+
+
+def as_error(
+    error: ClientError,
+    doing: str,
+    partition: TopicPartition | None = None,
+    kind: type[KafkaError] = KafkaError,
+) -> KafkaError:
+    """Dress a client's error in one of ours; it says what the client said."""
+    where = f" ({partition})" if partition is not None else ""
+    topic, number = partition if partition is not None else (None, None)
+    return kind(f"{doing}{where}: {error.str()} ({error.name()})", topic=topic, partition=number)

@@ -1,0 +1,362 @@
+"""The port over confluent-kafka: async calls on the Trio side, made by the poll thread."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import trio
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException, TopicCollection, Uuid
+from confluent_kafka import TopicPartition as ClientPartition
+from confluent_kafka.admin import AdminClient
+
+from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.config.librdkafka import client_properties, rebalance_is_incremental
+from trio_parallel_kafka.control.client import Committed, Event, Failed, StartAt, Trouble
+from trio_parallel_kafka.control.failures import as_error, final_error
+from trio_parallel_kafka.control.poll_thread import CommitResults, PollSettings, PollThread
+from trio_parallel_kafka.control.watchdog import LoopWatchdog
+from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.commits import CommitEntry
+from trio_parallel_kafka.core.flow import FlowLimits
+from trio_parallel_kafka.errors import BrokerUnreachableError, CloseTimeoutError, KafkaError, TopicNotFoundError
+from trio_parallel_kafka.statistics import PollStatistics
+
+logger = logging.getLogger("trio_parallel_kafka.client")
+
+REQUEST_TIMEOUT: Final = 3.0
+"""Seconds that one question to the broker may take; the poll thread waits as long."""
+
+MISSING_TOPIC_PATIENCE: Final = 2.0
+"""Seconds for which a topic may be missing at the start: one just made takes a moment to be known."""
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_kafka_client(config: ConsumerConfig, problems: list[KafkaError]) -> AsyncIterator[KafkaClient]:
+    """Start the poll thread; leaving the block closes the client within ``config.close_timeout``.
+
+    If the client overruns that bound, its daemon thread is left behind and ``problems`` gets a
+    :class:`CloseTimeoutError`.
+    """
+    client = KafkaClient(config)
+    abandon = trio.CancelScope(shield=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.host, abandon)
+        try:
+            yield client
+        finally:
+            if not await client.close():
+                abandon.cancel()
+                message = (
+                    f"the Kafka client didn't close within {config.close_timeout} s (close_timeout); is the broker "
+                    "down? One daemon thread is left to it"
+                )
+                problems.append(CloseTimeoutError(message))
+
+
+class KafkaClient:
+    """See :class:`~trio_parallel_kafka.control.client.Client` for what each call means."""
+
+    def __init__(self, config: ConsumerConfig) -> None:
+        self._config: Final = config
+        self._token: Final = trio.lowlevel.current_trio_token()
+        self._events_in, self._events = trio.open_memory_channel[Event](math.inf)
+        self._ended = trio.Event()
+        self._unanswered: set[trio.Event] = set()
+        self._admin: AdminClient | None = None
+        self._properties: Final = client_properties(config)
+        max_poll_interval = int(self._properties.get("max.poll.interval.ms", 300_000)) / 1000
+        self._thread: Final = PollThread(
+            PollSettings(
+                properties=self._properties,
+                is_incremental=rebalance_is_incremental(config),
+                batch_size=FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size,
+                revoke_timeout=config.revoke_grace + config.close_timeout,
+                assign_timeout=config.connect_timeout,
+                max_poll_interval=max_poll_interval,
+            ),
+            self._post,
+            LoopWatchdog.for_this_thread(self._call_soon),
+        )
+
+    async def host(self, abandon: trio.CancelScope) -> None:
+        """Host the thread until it ends, or ``abandon`` is cancelled."""
+        with abandon:
+            try:
+                await trio.to_thread.run_sync(
+                    self._thread.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+                )
+            except Exception as error:  # noqa: BLE001 - carried to whoever waits for events
+                self._deliver(Failed(error))
+            finally:
+                self._ended.set()
+                for waiting in self._unanswered:
+                    waiting.set()
+
+    async def close(self) -> bool:
+        """Close the client, shielded and bounded; say whether it closed in time."""
+        self.hurry()
+        self._thread.submit(self._thread.stop)
+        with trio.move_on_after(self._config.close_timeout, shield=True):
+            await self._ended.wait()
+        self._events_in.close()
+        self._events.close()
+        return self._ended.is_set()
+
+    async def connect(self) -> None:
+        """Find the cluster and the topics, within ``config.connect_timeout``.
+
+        Raises:
+            AuthenticationError, AuthorizationError, BrokerUnreachableError, TopicNotFoundError: what's wrong.
+        """
+        deadline = time.monotonic() + self._config.connect_timeout
+        names = [topic for topic in self._config.topics if not topic.startswith("^")]
+        while True:
+            problem = await self._call(lambda: self._find(names))
+            self._raise_trouble()
+            if problem is None:
+                return
+            if isinstance(problem, TopicNotFoundError):
+                deadline = min(deadline, time.monotonic() + MISSING_TOPIC_PATIENCE)
+            if time.monotonic() >= deadline:
+                raise problem
+            await trio.sleep(0.1)
+
+    # Events
+
+    async def next_event(self) -> Event:
+        return await self._events.receive()
+
+    def _post(self, event: Event) -> None:
+        self._call_soon(lambda: self._deliver(event))
+
+    def _deliver(self, event: Event) -> None:
+        try:
+            self._events_in.send_nowait(event)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            logger.debug("dropped %s after the end", type(event).__name__)
+
+    def _call_soon(self, function: Callable[[], None]) -> None:
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            logger.debug("the Trio run is over")
+
+    # Calls
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        """Have the poll thread make a call, and wait for its result."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+        answered = trio.Event()
+
+        def job() -> None:
+            try:
+                results.append(function())
+            except BaseException as error:  # noqa: BLE001 - carried to the caller
+                errors.append(error)
+            self._call_soon(answered.set)
+
+        self._unanswered.add(answered)
+        self._thread.submit(job)
+        if self._ended.is_set():
+            answered.set()
+        try:
+            await answered.wait()
+        finally:
+            self._unanswered.discard(answered)
+        if errors:
+            raise errors[0]
+        if not results:
+            message = "the Kafka client has ended"
+            raise KafkaError(message)
+        return results[0]
+
+    def hurry(self) -> None:
+        self._thread.submit(self._thread.hurry)
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        self._thread.submit(lambda: self._thread.subscribe(topics))
+
+    def unsubscribe(self) -> None:
+        self._thread.submit(lambda: self._thread.consumer.unsubscribe())
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self._thread.submit(lambda: self._thread.pause(partitions))
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        self._thread.submit(lambda: self._thread.resume(partitions))
+
+    def poll_statistics(self) -> PollStatistics:
+        return self._thread.statistics()
+
+    async def start(self, partition: TopicPartition, at: StartAt) -> None:
+        def call() -> None:
+            try:
+                self._thread.start(partition, at)
+            except KafkaException as error:
+                raise as_error(error.args[0], "can't start reading", partition) from error
+
+        await self._call(call)
+
+    async def commit(self, entries: Sequence[CommitEntry]) -> CommitResults:
+        results: list[CommitResults] = []
+        answered = trio.Event()
+
+        def done(result: CommitResults) -> None:
+            results.append(result)
+            self._call_soon(answered.set)
+
+        self._unanswered.add(answered)
+        try:
+            await self._call(lambda: self._thread.commit(entries, done))
+            await answered.wait()
+        finally:
+            self._unanswered.discard(answered)
+        if not results:
+            message = "the Kafka client has ended before the commit was acknowledged"
+            raise KafkaError(message)
+        return results[0]
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        return await self._call(lambda: self._committed(partitions))
+
+    async def offset_range(self, partition: TopicPartition) -> tuple[int, int]:
+        return await self._call(lambda: self._offset_range(partition))
+
+    async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        return await self._call(lambda: self._topic_ids(topics))
+
+    async def partition_counts(self) -> Mapping[str, int]:
+        return await self._call(self._partition_counts)
+
+    # What the calls do, in the poll thread
+
+    def _find(self, names: Sequence[str]) -> KafkaError | None:
+        """Look for the cluster and the topics; return what is wrong."""
+        consumer = self._thread.consumer
+        try:
+            for name in names or [None]:
+                metadata = consumer.list_topics(name, timeout=1.0) if name else consumer.list_topics(timeout=1.0)
+                error = metadata.topics[name].error if name else None
+                if error is not None:
+                    return self._topic_problem(name, error)
+        except KafkaException as error:
+            problem = BrokerUnreachableError(
+                f"no answer from {self._config.bootstrap_servers} within {self._config.connect_timeout} s "
+                f"(connect_timeout): {error.args[0].str()}"
+            )
+            problem.__cause__ = error
+            return problem
+        finally:
+            consumer.poll(0)  # serves error_cb, which alone tells of wrong credentials
+        return None
+
+    @staticmethod
+    def _topic_problem(name: str, error: ClientError) -> KafkaError:
+        final = final_error(error, TopicPartition(name, -1))
+        if final is not None:
+            raise final
+        return TopicNotFoundError(
+            f"topic {name!r} isn't there ({error.name()}); make it, or correct `topics`", topic=name
+        )
+
+    def _raise_trouble(self) -> None:
+        """Raise what the client reported on the side and can't pass."""
+        while True:
+            try:
+                event = self._events.receive_nowait()
+            except trio.WouldBlock:
+                return
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Trouble):
+                final = final_error(event.error, is_running=False)
+                if final is not None:
+                    raise final
+
+    def _committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        try:
+            answer = self._thread.consumer.committed(
+                [ClientPartition(*partition) for partition in partitions], timeout=REQUEST_TIMEOUT
+            )
+        except KafkaException as error:
+            return dict.fromkeys(partitions, Committed(error=error.args[0]))
+        return {TopicPartition(each.topic, each.partition): _committed(each) for each in answer}
+
+    def _offset_range(self, partition: TopicPartition) -> tuple[int, int]:
+        try:
+            return self._thread.consumer.get_watermark_offsets(
+                ClientPartition(*partition), timeout=REQUEST_TIMEOUT, cached=False
+            )
+        except KafkaException as error:
+            raise as_error(error.args[0], "no answer about the offsets", partition) from error
+
+    def _topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
+        if self._admin is None:
+            self._admin = AdminClient(_connection_properties(self._properties))
+        futures = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT)
+        found = {}
+        for topic, future in futures.items():
+            try:
+                identity = future.result(timeout=REQUEST_TIMEOUT).topic_id
+            except (KafkaException, TimeoutError) as error:
+                logger.debug("the id of topic %s isn't to be had: %s", topic, error)
+                continue
+            number = _topic_id(identity)
+            if any(number):
+                found[topic] = number
+        return found
+
+    def _partition_counts(self) -> Mapping[str, int]:
+        try:
+            metadata = self._thread.consumer.list_topics(timeout=REQUEST_TIMEOUT)
+        except KafkaException as error:
+            raise as_error(error.args[0], "no answer about the topics") from error
+        return {
+            name: len(topic.partitions)
+            for name, topic in metadata.topics.items()
+            if topic.error is None and self._is_subscribed(name)
+        }
+
+    def _is_subscribed(self, name: str) -> bool:
+        return any(
+            re.match(topic, name) if topic.startswith("^") else topic == name for topic in self._config.topics
+        )
+
+
+def _committed(answer: ClientPartition) -> Committed:
+    if answer.error is not None:
+        return Committed(error=answer.error)
+    if answer.offset < 0:
+        return Committed()
+    try:
+        metadata = answer.metadata
+    except UnicodeDecodeError:  # the binding reads past the end of what another client wrote
+        return Committed(answer.offset, None)
+    return Committed(answer.offset, metadata or "")
+
+
+_CONNECTION: Final = (
+    "bootstrap.", "broker.", "client.", "connections.", "enable.ssl", "https.", "oauth", "reconnect.",
+    "sasl.", "security.", "socket.", "ssl.",
+)  # fmt: skip
+
+
+def _connection_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties that say how to connect, for a client that is no consumer."""
+    return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)} | {"log_level": 0}
+
+
+def _topic_id(identity: Uuid) -> bytes:
+    """The 16 bytes of the client's UUID."""
+    parts = (identity.get_most_significant_bits(), identity.get_least_significant_bits())
+    return b"".join((part & (1 << 64) - 1).to_bytes(8, "big") for part in parts)

@@ -1,0 +1,349 @@
+"""The one thread that owns the client.
+
+Theory of operation
+-------------------
+
+The thread loops: serve the calls that the Trio side has queued, then poll. ``poll()`` waits for the first
+message; what else is fetched by then is taken in the same hop. Rebalance callbacks run in here, inside
+``poll()``: they post their event and serve calls until the answer comes, so whatever the Trio side needs for
+its answer is called from within the callback. Everything reaches the thread through one queue, first in,
+first out; everything leaves it as events, in order.
+
+Rules that once were bugs
+-------------------------
+
+- A callback must not raise: the client would drop what it has fetched. What a callback raises is carried out
+  by hand and ends the thread after the poll.
+- Inside a callback a commit has to be synchronous, since no acknowledgement is served before it returns.
+- Only what is owned *in the entry's own tenure* is committed: the broker takes a live member's commit for a
+  partition that another member owns by now, and moves that member back.
+- A paused partition stays paused over an assignment; so what is assigned is resumed.
+- One batch is on its way to the loop at most. If the loop doesn't take it within :data:`HOLD_AFTER` seconds,
+  everything is paused and polling goes on, because membership hangs on it. A loop that gives no sign of life
+  for ``max.poll.interval.ms`` isn't covered up for: polling stops, and the group takes the partitions away.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import attrs
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaException, Message
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import TopicPartition as ClientPartition
+
+from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, Revoked, StartAt, Trouble
+from trio_parallel_kafka.control.watchdog import LoopWatchdog
+from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.commits import CommitEntry
+from trio_parallel_kafka.statistics import PollStatistics
+
+logger = logging.getLogger("trio_parallel_kafka.client")
+
+POLL_TIMEOUT: Final = 0.05
+"""Seconds that a poll may wait: there is no way to wake it, so a call waits as long."""
+
+URGENT_POLL_TIMEOUT: Final = 0.002
+"""The same while the consumer is leaving."""
+
+HOLD_AFTER: Final = 0.05
+
+CommitResults = Mapping[TopicPartition, ClientError | None]
+A = TypeVar("A")
+
+
+@attrs.frozen(kw_only=True)
+class PollSettings:
+    """What the thread needs to know.
+
+    Attributes:
+        properties: librdkafka's configuration, without callbacks.
+        is_incremental: assignments change by increments (cooperative, or KIP-848), not as a whole.
+        batch_size: how many messages are taken at once.
+        revoke_timeout: seconds that a revoke may be held up.
+        assign_timeout: seconds that an assign may be held up.
+        max_poll_interval: seconds of silence after which the loop is taken for dead.
+    """
+
+    properties: Mapping[str, Any]
+    is_incremental: bool
+    batch_size: int
+    revoke_timeout: float
+    assign_timeout: float
+    max_poll_interval: float
+
+
+class PollThread:
+    """Runs a ``confluent_kafka.Consumer``; all methods but :meth:`submit` are called in its own thread.
+
+    Args:
+        settings: see there.
+        post: hands an event to the Trio side; called from this thread.
+        watchdog: looks after the Trio loop.
+    """
+
+    def __init__(self, settings: PollSettings, post: Callable[[Event], None], watchdog: LoopWatchdog) -> None:
+        self._settings: Final = settings
+        self._post: Final = post
+        self._watchdog: Final = watchdog
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._consumer: Consumer = None  # type: ignore[assignment]  # made and closed by run()
+        self._owned: dict[TopicPartition, int | None] = {}
+        self._paused: set[TopicPartition] = set()
+        self._awaiting_commit: deque[Callable[[CommitResults], None]] = deque()
+        self._callback_errors: list[BaseException] = []
+        self._is_in_callback = False
+        self._is_batch_out = False
+        self._is_held = False
+        self._is_closing = False
+        self._poll_timeout = POLL_TIMEOUT
+        self._hops: deque[float] = deque(maxlen=1000)
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Queue a call, from any thread. The job must not raise."""
+        self._jobs.put(job)
+
+    def run(self) -> None:
+        """The thread's life: open, poll until :meth:`stop`, close."""
+        self._consumer = Consumer(
+            {
+                **self._settings.properties,
+                "on_commit": self._on_commit,
+                "error_cb": lambda error: self._post(Trouble(error)),
+            },
+            logger=logger,
+        )
+        try:
+            polled_at = time.perf_counter()
+            while not self._is_closing:
+                self._serve_jobs()
+                self._watchdog.check()
+                waited = self._poll()
+                now = time.perf_counter()
+                self._hops.append(now - polled_at - waited)
+                polled_at = now
+                if self._callback_errors:
+                    raise self._callback_errors[0]
+        finally:
+            self._consumer.close()
+
+    def stop(self) -> None:
+        self._is_closing = True
+
+    def hurry(self) -> None:
+        """Serve calls sooner from now on."""
+        self._poll_timeout = URGENT_POLL_TIMEOUT
+
+    @property
+    def consumer(self) -> Consumer:
+        """The client itself, for calls made in this thread."""
+        return self._consumer
+
+    def statistics(self) -> PollStatistics:
+        """Safe to call from any thread."""
+        hops = sorted(tuple(self._hops)) or [0.0]
+        return PollStatistics(
+            hop_p50=hops[len(hops) // 2],
+            hop_p99=hops[len(hops) * 99 // 100],
+            hop_max=hops[-1],
+            is_held=self._is_held,
+        )
+
+    # Polling
+
+    def _serve_jobs(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            job()
+
+    def _poll(self) -> float:
+        """Poll once; return the seconds that were rightly spent waiting."""
+        began = time.perf_counter()
+        if self._is_batch_out and not self._is_held:
+            try:
+                self._jobs.get(timeout=HOLD_AFTER)()
+            except queue.Empty:
+                self._hold()
+            return min(time.perf_counter() - began, HOLD_AFTER)
+        if self._watchdog.silence > self._settings.max_poll_interval:
+            time.sleep(POLL_TIMEOUT)
+            return POLL_TIMEOUT
+        message = self._consumer.poll(self._poll_timeout)
+        waited = min(time.perf_counter() - began, self._poll_timeout)
+        if message is not None:
+            messages = [message, *self._consumer.consume(self._settings.batch_size - 1, 0)]
+            self._send(messages)
+        return waited
+
+    def _send(self, messages: list[Message]) -> None:
+        self._is_batch_out = True
+        self._post(Fetched(messages, taken=lambda: self.submit(self._take)))
+
+    def _take(self) -> None:
+        self._is_batch_out = False
+        if self._is_held:
+            self._is_held = False
+            self._resume_client([tp for tp in self._owned if tp not in self._paused])
+
+    def _hold(self) -> None:
+        self._is_held = True
+        self._pause_client(self._owned)
+
+    # Calls
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        self._consumer.subscribe(
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def start(self, partition: TopicPartition, at: StartAt) -> None:
+        """Read an owned partition from an offset on; one that was lost meanwhile is passed over."""
+        if partition in self._owned:
+            self._owned[partition] = at.assignment_epoch
+            self._consumer.seek(ClientPartition(*partition, at.offset))
+            self.resume([partition])
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        owned = [partition for partition in partitions if partition in self._owned]
+        self._paused.update(owned)
+        self._pause_client(owned)
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        owned = [partition for partition in partitions if partition in self._owned]
+        self._paused.difference_update(owned)
+        if not self._is_held:
+            self._resume_client(owned)
+
+    def commit(self, entries: Sequence[CommitEntry], done: Callable[[CommitResults], None]) -> None:
+        """Commit what is owned in its tenure; ``done`` is called once, with every entry's result."""
+        owned = [entry for entry in entries if self._owned.get(entry.partition) == entry.assignment_epoch]
+        results: dict[TopicPartition, ClientError | None] = {
+            entry.partition: ClientError(ClientError._STATE, "not assigned any more")  # noqa: SLF001
+            for entry in entries
+        }
+        offsets = [
+            ClientPartition(*entry.partition, entry.offset, entry.metadata or None) for entry in owned
+        ]
+        if not offsets:
+            done(results)
+            return
+        try:
+            if self._is_in_callback:
+                answer = self._consumer.commit(offsets=offsets, asynchronous=False) or []
+                done(results | _errors_by_partition(None, answer))
+            else:
+                self._awaiting_commit.append(lambda answered: done(results | answered))
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            if not self._is_in_callback:
+                self._awaiting_commit.pop()
+            done(results | dict.fromkeys((entry.partition for entry in owned), error.args[0]))
+
+    # Callbacks: they run inside poll() or close()
+
+    def _on_commit(self, error: ClientError | None, partitions: list[ClientPartition]) -> None:
+        with self._carrying_errors():
+            self._awaiting_commit.popleft()(_errors_by_partition(error, partitions))
+
+    def _on_assign(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
+        with self._carrying_errors():
+            assigned = _plain(partitions)
+            starts = self._ask(lambda reply: Assigned(assigned, reply), self._settings.assign_timeout) or {}
+            offsets = [
+                ClientPartition(*tp, starts[tp].offset if tp in starts else OFFSET_INVALID) for tp in assigned
+            ]
+            if self._settings.is_incremental:
+                self._consumer.incremental_assign(offsets)
+            else:
+                self._consumer.assign(offsets)
+            for tp in assigned:
+                self._owned[tp] = starts[tp].assignment_epoch if tp in starts else None
+            self.pause([tp for tp in assigned if tp not in starts])
+            self.resume([tp for tp in assigned if tp in starts])
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
+        with self._carrying_errors():
+            revoked = _plain(partitions)
+            answer = self._ask(lambda reply: Revoked(revoked, lambda: reply(True)), self._settings.revoke_timeout)
+            if answer is None:
+                logger.error(
+                    "the Trio loop didn't answer a revoke of %s within %.1f s: let go without a commit, "
+                    "what was completed will be replayed",
+                    ", ".join(map(str, revoked)),
+                    self._settings.revoke_timeout,
+                )
+            self._disown(revoked)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
+        with self._carrying_errors():
+            lost = _plain(partitions)
+            self._disown(lost)
+            self._post(Lost(lost))
+
+    def _ask(self, event: Callable[[Callable[[A], None]], Event], timeout: float) -> A | None:
+        """Post an event and serve calls until it is answered; ``None``: not in time."""
+        answers: list[A] = []
+        self._is_in_callback = True
+        try:
+            self._post(event(lambda answer: self.submit(lambda: answers.append(answer))))
+            deadline = time.monotonic() + timeout
+            while not answers:
+                self._watchdog.check()
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None
+                try:
+                    job = self._jobs.get(timeout=min(remaining, 1.0))
+                except queue.Empty:
+                    continue
+                job()
+        finally:
+            self._is_in_callback = False
+        return answers[0]
+
+    def _carrying_errors(self) -> _Carrier:
+        return _Carrier(self._callback_errors)
+
+    def _disown(self, partitions: Collection[TopicPartition]) -> None:
+        for partition in partitions:
+            self._owned.pop(partition, None)
+            self._paused.discard(partition)
+
+    def _pause_client(self, partitions: Collection[TopicPartition]) -> None:
+        if partitions:
+            self._consumer.pause([ClientPartition(*partition) for partition in partitions])
+
+    def _resume_client(self, partitions: Collection[TopicPartition]) -> None:
+        if partitions:
+            self._consumer.resume([ClientPartition(*partition) for partition in partitions])
+
+
+class _Carrier:
+    """Keeps what is raised in the block from reaching the client."""
+
+    def __init__(self, errors: list[BaseException]) -> None:
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        if error is not None:
+            self._errors.append(error)
+        return True
+
+
+def _plain(partitions: list[ClientPartition]) -> tuple[TopicPartition, ...]:
+    return tuple(TopicPartition(each.topic, each.partition) for each in partitions)
+
+
+def _errors_by_partition(error: ClientError | None, partitions: list[ClientPartition]) -> CommitResults:
+    return {TopicPartition(each.topic, each.partition): error or each.error for each in partitions}

@@ -1,0 +1,201 @@
+"""What happens when the group gives partitions and takes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import trio
+
+from trio_parallel_kafka.control.client import Assigned, Client, Lost, Revoked, StartAt
+from trio_parallel_kafka.control.committer import Committer
+from trio_parallel_kafka.control.positions import Positions, Start
+from trio_parallel_kafka.control.totals import ControlTotals
+from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
+from trio_parallel_kafka.core.member import Member
+from trio_parallel_kafka.errors import KafkaError
+from trio_parallel_kafka.execution.workers import WorkerPool
+from trio_parallel_kafka.record import Record
+
+logger = logging.getLogger("trio_parallel_kafka.rebalance")
+
+SETTLE: Final = 1.0
+"""Seconds that cancelled handlers get to end, before they are named and left behind."""
+
+
+class Rebalancer:
+    """Opens and ends assignments.
+
+    Args:
+        client: answers, and is told.
+        member: the core.
+        pool: runs the handlers.
+        committer: makes the last commit.
+        positions: says where partitions start.
+        totals: counted here.
+        revoke_grace: seconds that handlers of a revoked partition get to finish.
+        on_started: told when a partition has started.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        member: Member[Record],
+        pool: WorkerPool,
+        committer: Committer,
+        positions: Positions,
+        totals: ControlTotals,
+        revoke_grace: float,
+        on_started: Callable[[], None],
+    ) -> None:
+        self._client: Final = client
+        self._member: Final = member
+        self._pool: Final = pool
+        self._committer: Final = committer
+        self._positions: Final = positions
+        self._totals: Final = totals
+        self._revoke_grace: Final = revoke_grace
+        self._on_started: Final = on_started
+
+    async def assigned(self, event: Assigned) -> None:
+        """Open assignments, and start those whose position is to be had."""
+        logger.info("assigned: %s", _names(event.partitions))
+        for partition in event.partitions:
+            self._end(self._current([partition]))
+            self._member.assign(partition)
+        starts: dict[TopicPartition, StartAt] = {}
+        try:
+            for assignment, start in (await self._resolve(event.partitions)).items():
+                self._open(assignment, start)
+                starts[assignment.partition] = StartAt(start.position, assignment.assignment_epoch)
+        finally:
+            event.reply(starts)
+        if starts:
+            self._on_started()
+
+    async def retry_starts(self) -> None:
+        """Start what couldn't be started when it was assigned."""
+        waiting = [each.partition for each in self._member.assignments if each.phase is Phase.STARTING]
+        if not waiting:
+            return
+        for assignment, start in (await self._resolve(waiting)).items():
+            await self._start(assignment, start)
+            self._on_started()
+
+    async def revoked(self, event: Revoked) -> None:
+        """Stop starting, give handlers their grace, cancel them, commit, let go."""
+        logger.info("revoked: %s", _names(event.partitions))
+        assignments = self._current(event.partitions)
+        try:
+            for assignment in assignments:
+                self._member.begin_revoke(assignment)
+            with trio.move_on_after(self._revoke_grace):
+                await self._pool.wait_until(lambda: not self._pool.running_on(assignments))
+            await self.cancel(assignments)
+            await self._committer.commit_revoked(assignments)
+        except KafkaError as error:
+            logger.warning("the last commit of %s failed, it will be replayed: %s", _names(event.partitions), error)
+        finally:
+            self._end(assignments)
+            event.reply()
+
+    def lost(self, event: Lost) -> None:
+        """Cancel at once, commit nothing."""
+        logger.warning("lost: %s; what was in flight or not committed is replayed", _names(event.partitions))
+        assignments = self._current(event.partitions)
+        self._pool.cancel(assignments)
+        self._end(assignments)
+
+    async def cancel(self, assignments: Collection[Assignment[Record]]) -> None:
+        """Cancel the handlers of these, wait for them within a bound, and name those that don't end."""
+        self._pool.cancel(assignments)
+        with trio.move_on_after(SETTLE):
+            await self._pool.wait_until(lambda: not self._pool.running_on(assignments))
+        for lane in self._pool.running_on(assignments):
+            logger.error("the handler of %r doesn't react to its cancellation; what it completes is ignored", lane.head)
+
+    async def reset(self, assignment: Assignment[Record]) -> None:
+        """The log doesn't hold the offset that was to be read next."""
+        next_offset = assignment.tracker.next_offset
+        start = await self._positions.reset(assignment.partition, next_offset)
+        if start.position >= next_offset:
+            assignment.tracker.skip_to(start.position)
+            self._totals.lost_to_retention += start.lost
+            await self._read_from(assignment, start.position)
+        else:
+            await self._restart(assignment, start)
+
+    async def check_topics(self) -> None:
+        """Find topics that were deleted and made again under the same name, and read those from their start."""
+        topics = {assignment.partition.topic for assignment in self._member.assignments}
+        changed = await self._positions.recreated(topics) if topics else {}
+        for assignment in self._member.assignments:
+            topic_id = changed.get(assignment.partition.topic)
+            if topic_id is not None and assignment.phase is Phase.ACTIVE:
+                logger.error("%s was deleted and made again; it is read from its start", assignment.partition)
+                first, _ = await self._client.offset_range(assignment.partition)
+                await self._restart(assignment, Start(first, topic_id=topic_id))
+
+    async def restart(self, assignment: Assignment[Record], offset: int) -> None:
+        """The partition's offsets start again at ``offset``."""
+        logger.error(
+            "%s: offset %d came after offset %d; the log isn't the one it was",
+            assignment.partition,
+            offset,
+            assignment.tracker.next_offset - 1,
+        )
+        await self._restart(assignment, Start(offset))
+
+    async def _restart(self, assignment: Assignment[Record], start: Start) -> None:
+        """End the tenure as if it were lost, and begin another of the same partition."""
+        self._pool.cancel([assignment])
+        self._end([assignment])
+        await self._start(self._member.assign(assignment.partition), start)
+
+    async def _start(self, assignment: Assignment[Record], start: Start) -> None:
+        self._open(assignment, start)
+        await self._read_from(assignment, start.position)
+
+    async def _read_from(self, assignment: Assignment[Record], position: int) -> None:
+        await self._client.start(assignment.partition, StartAt(position, assignment.assignment_epoch))
+        if assignment.pause_reason is not None:
+            self._client.pause([assignment.partition])
+
+    async def _resolve(self, partitions: Sequence[TopicPartition]) -> dict[Assignment[Record], Start]:
+        """The starts that are to be had, of assignments that are still waiting for one."""
+        busy = {lane.group.owner.partition for lane in self._pool.running()}
+        free = [partition for partition in partitions if partition not in busy]
+        for partition in set(partitions) - set(free):
+            logger.warning("%s waits for a handler of an earlier assignment to end", partition)
+        starts = await self._positions.resolve(free) if free else {}
+        found = {}
+        for partition, start in starts.items():
+            assignment = self._member.assignments.get(partition)
+            if assignment is not None and assignment.phase is Phase.STARTING:
+                found[assignment] = start
+        return found
+
+    def _open(self, assignment: Assignment[Record], start: Start) -> None:
+        self._member.start(assignment, start.position, start.completed, start.topic_id)
+        if start.committed is not None:
+            self._member.ledger.inherit(assignment, *start.committed)
+        logger.info(
+            "%s starts at offset %d, %d ranges above it are completed",
+            assignment.partition,
+            start.position,
+            len(start.completed),
+        )
+
+    def _current(self, partitions: Collection[TopicPartition]) -> list[Assignment[Record]]:
+        found = (self._member.assignments.get(partition) for partition in partitions)
+        return [assignment for assignment in found if assignment is not None]
+
+    def _end(self, assignments: Collection[Assignment[Record]]) -> None:
+        for assignment in assignments:
+            self._member.end(assignment)
+
+
+def _names(partitions: Collection[TopicPartition]) -> str:
+    return ", ".join(map(str, sorted(partitions))) or "nothing"

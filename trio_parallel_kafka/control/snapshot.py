@@ -1,0 +1,73 @@
+"""From the state of the planes to public statistics."""
+
+from __future__ import annotations
+
+import trio
+
+from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.controller import Controller
+from trio_parallel_kafka.core.assignments import Assignment, Phase
+from trio_parallel_kafka.record import Record
+from trio_parallel_kafka.statistics import ConsumerStatistics, OldestRecord, PartitionStatistics, Totals
+
+
+def take_snapshot(state: str, max_concurrency: int, controller: Controller, client: Client) -> ConsumerStatistics:
+    """Everything at one moment."""
+    counted, pool = controller.totals, controller.pool
+    partitions = sorted(
+        (_partition(each, controller) for each in controller.member.assignments),
+        key=lambda each: (each.topic, each.partition),
+    )
+    return ConsumerStatistics(
+        state=state,
+        in_flight=pool.in_flight,
+        max_concurrency=max_concurrency,
+        buffered_records=sum(each.buffered_records for each in partitions),
+        buffered_bytes=sum(each.buffered_bytes for each in partitions),
+        poll=client.poll_statistics(),
+        totals=Totals(
+            received=counted.received,
+            completed=pool.completed,
+            failed=len(controller.handler_errors),
+            not_replayed=counted.not_replayed,
+            fenced=pool.fenced,
+            abandoned=pool.abandoned,
+            commits=counted.commits,
+            failed_commits=counted.failed_commits,
+            lost_to_retention=counted.lost_to_retention,
+        ),
+        partitions=tuple(partitions),
+        last_error=controller.last_trouble,
+    )
+
+
+def _partition(assignment: Assignment[Record], controller: Controller) -> PartitionStatistics:
+    tracker = assignment.tracker
+    has_started = assignment.phase is not Phase.STARTING
+    acknowledged = controller.member.ledger.acknowledged(assignment)
+    running = {lane.head for lane in controller.pool.running_on([assignment])}
+    oldest = tracker.oldest
+    return PartitionStatistics(
+        topic=assignment.partition.topic,
+        partition=assignment.partition.partition,
+        assignment_epoch=assignment.assignment_epoch,
+        phase=assignment.phase.value,
+        position=tracker.position if has_started else None,
+        committed=acknowledged.offset if acknowledged is not None else None,
+        next_offset=tracker.next_offset if has_started else None,
+        buffered_records=len(tracker),
+        buffered_bytes=assignment.buffered_bytes,
+        in_flight=len(running),
+        paused=assignment.pause_reason,
+        completed_above=sum(end - start for start, end in tracker.completed_above()),
+        is_map_cut=acknowledged is not None and acknowledged.is_cut,
+        oldest_incomplete=None
+        if oldest is None
+        else OldestRecord(
+            offset=oldest.offset,
+            key=oldest.key,
+            age=trio.current_time() - oldest.received_at,
+            attempt=oldest.attempt,
+            is_running=oldest in running,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The pure core: synchronous state machines without Trio, client, clock or logging."""

@@ -1,0 +1,193 @@
+"""Who owns what: assignments, their phases, and the fence around them.
+
+Rules
+-----
+
+- A partition has at most one current assignment. A partition that comes back gets a new one, with a higher
+  ``assignment_epoch``; nothing is carried over.
+- Phases only move forward, along :data:`TRANSITIONS`.
+- A completion counts while the assignment is active or being revoked. Afterwards it changes nothing.
+- Only a current assignment that is active or being revoked may be committed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from trio_parallel_kafka.core.lanes import LaneGroup
+from trio_parallel_kafka.core.ranges import OffsetRanges
+from trio_parallel_kafka.core.tracker import OffsetTracker
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class Phase(enum.Enum):
+    """Where an assignment stands."""
+
+    STARTING = "starting"
+    """Owned, but its position isn't known yet: nothing is read."""
+    ACTIVE = "active"
+    REVOKING = "revoking"
+    """No record is started any more; running handlers have their grace."""
+    ENDED = "ended"
+
+
+TRANSITIONS: Final = {
+    Phase.STARTING: frozenset({Phase.ACTIVE, Phase.REVOKING, Phase.ENDED}),
+    Phase.ACTIVE: frozenset({Phase.REVOKING, Phase.ENDED}),
+    Phase.REVOKING: frozenset({Phase.ENDED}),
+    Phase.ENDED: frozenset[Phase](),
+}
+
+
+class TransitionError(RuntimeError):
+    """A phase change that the table doesn't have."""
+
+
+class Tracked(Protocol):
+    """What the core needs to know of a record."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+
+
+R = TypeVar("R", bound=Tracked)
+
+
+class Assignment(Generic[R]):
+    """One tenure of one partition: its tracker, its lanes, its bytes.
+
+    Attributes:
+        partition: which partition.
+        assignment_epoch: rises with every assignment that this member ever gets.
+        lanes: the lanes of the records that are buffered.
+        buffered_bytes: bytes of key and value of all records seen and not completed.
+        pause_reason: why nothing is fetched for it, or ``None`` while fetching goes on.
+        topic_id: the topic's 16-byte id when the assignment started, or ``None`` if it wasn't to be had.
+    """
+
+    __slots__ = (
+        "_phase",
+        "_tracker",
+        "assignment_epoch",
+        "buffered_bytes",
+        "lanes",
+        "partition",
+        "pause_reason",
+        "topic_id",
+    )
+
+    def __init__(self, partition: TopicPartition, assignment_epoch: int) -> None:
+        self.partition = partition
+        self.assignment_epoch = assignment_epoch
+        self.lanes: LaneGroup[R] = LaneGroup(self)
+        self.buffered_bytes = 0
+        self.topic_id: bytes | None = None
+        self.pause_reason: str | None = None
+        self._phase = Phase.STARTING
+        self._tracker: OffsetTracker[R] = OffsetTracker(0)
+
+    def __repr__(self) -> str:
+        return f"<Assignment {self.partition} epoch={self.assignment_epoch} {self._phase.value}>"
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @property
+    def tracker(self) -> OffsetTracker[R]:
+        """The offsets; meaningful once the assignment has started."""
+        return self._tracker
+
+    @property
+    def is_current(self) -> bool:
+        """Whether completions count and commits are allowed."""
+        return self._phase is Phase.ACTIVE or self._phase is Phase.REVOKING
+
+    def start(self, position: int, completed: OffsetRanges = (), topic_id: bytes | None = None) -> None:
+        """The position is known: reading begins there."""
+        self._move(Phase.ACTIVE)
+        self._tracker = OffsetTracker(position, completed)
+        self.topic_id = topic_id
+
+    def begin_revoke(self) -> None:
+        self._move(Phase.REVOKING)
+
+    def end(self) -> None:
+        self._move(Phase.ENDED)
+
+    def seen(self, record: R) -> bool:
+        """Note a delivered record; say whether it has to be handled.
+
+        Raises:
+            OffsetWentBackError: see :meth:`OffsetTracker.seen`.
+        """
+        if not self._tracker.seen(record.offset, record):
+            return False
+        self.buffered_bytes += record.size
+        return True
+
+    def complete(self, record: R) -> bool:
+        """The handler returned. ``False``: too late, the assignment has ended and nothing changed."""
+        if not self.is_current:
+            return False
+        self._tracker.complete(record.offset)
+        self.buffered_bytes -= record.size
+        return True
+
+    def _move(self, phase: Phase) -> None:
+        if phase not in TRANSITIONS[self._phase]:
+            message = f"{self!r} can't become {phase.value}"
+            raise TransitionError(message)
+        self._phase = phase
+
+
+class AssignmentRegistry(Generic[R]):
+    """The current assignments of this member, by partition."""
+
+    def __init__(self) -> None:
+        self._current: dict[tuple[str, int], Assignment[R]] = {}
+        self._last_epoch = 0
+
+    def __iter__(self) -> Iterator[Assignment[R]]:
+        return iter(tuple(self._current.values()))
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def get(self, partition: tuple[str, int]) -> Assignment[R] | None:
+        return self._current.get(partition)
+
+    def assign(self, partition: TopicPartition) -> Assignment[R]:
+        """Open a new assignment.
+
+        Raises:
+            TransitionError: the partition has a current assignment.
+        """
+        if partition in self._current:
+            message = f"{self._current[partition]!r} is still current"
+            raise TransitionError(message)
+        self._last_epoch += 1
+        assignment: Assignment[R] = Assignment(partition, self._last_epoch)
+        self._current[partition] = assignment
+        return assignment
+
+    def end(self, assignment: Assignment[R]) -> None:
+        """End an assignment and forget it."""
+        assignment.end()
+        del self._current[assignment.partition]
+

@@ -1,0 +1,115 @@
+"""The whole core of one group member: assignments, lanes, flow control and commits as one machine.
+
+The shell calls it with what happens and does what it answers; it never waits, and a call that fails changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final, Generic, TypeVar
+
+from trio_parallel_kafka.core.assignments import (
+    Assignment,
+    AssignmentRegistry,
+    Phase,
+    TopicPartition,
+    Tracked,
+)
+from trio_parallel_kafka.core.commits import CommitEntry, CommitLedger
+from trio_parallel_kafka.core.flow import FlowLimits
+from trio_parallel_kafka.core.lanes import Buffer, Lane, LaneScheduler
+from trio_parallel_kafka.core.ranges import OffsetRanges
+
+R = TypeVar("R", bound=Tracked)
+
+BUFFER_FULL: Final = "buffer full"
+POSITION_UNKNOWN: Final = "position unknown"
+STOPPING: Final = "stopping"
+
+
+class Member(Generic[R]):
+    """See the module.
+
+    Args:
+        limits: the bounds of each partition.
+        open_buffer: makes what a lane waits in.
+    """
+
+    def __init__(self, limits: FlowLimits, open_buffer: Callable[[], Buffer[R]]) -> None:
+        self.limits: Final = limits
+        self.assignments: Final[AssignmentRegistry[R]] = AssignmentRegistry()
+        self.lanes: Final[LaneScheduler[R]] = LaneScheduler(open_buffer)
+        self.ledger: Final = CommitLedger()
+
+    def assign(self, partition: TopicPartition) -> Assignment[R]:
+        """A partition was assigned; where to start isn't known yet."""
+        assignment = self.assignments.assign(partition)
+        assignment.pause_reason = POSITION_UNKNOWN
+        return assignment
+
+    def start(
+        self,
+        assignment: Assignment[R],
+        position: int,
+        completed: OffsetRanges = (),
+        topic_id: bytes | None = None,
+    ) -> None:
+        """Where to start is known."""
+        assignment.start(position, completed, topic_id)
+        assignment.pause_reason = None
+
+    def deliver(self, assignment: Assignment[R], key: Hashable | None, record: R) -> bool:
+        """A record was fetched. ``False``: an earlier owner completed it.
+
+        Raises:
+            OffsetWentBackError: see :meth:`OffsetTracker.seen`.
+            TypeError: the key can't be hashed; nothing changed.
+        """
+        hash(key)
+        if not assignment.seen(record):
+            return False
+        self.lanes.offer(assignment.lanes, key, record)
+        return True
+
+    def begin_revoke(self, assignment: Assignment[R]) -> None:
+        """Nothing of it is started any more; what runs may still complete."""
+        assignment.begin_revoke()
+        self.lanes.close(assignment.lanes)
+
+    def end(self, assignment: Assignment[R]) -> None:
+        """It was let go, or lost: whatever completes from now on changes nothing."""
+        if not assignment.lanes.is_closed:
+            self.lanes.close(assignment.lanes)
+        self.assignments.end(assignment)
+        self.ledger.forget(assignment)
+
+    def pending_commits(self, assignments: Iterable[Assignment[R]] | None = None) -> tuple[CommitEntry, ...]:
+        """What differs from what the broker has acknowledged."""
+        return self.ledger.pending(self.assignments if assignments is None else assignments)
+
+    def acknowledge(self, entries: Iterable[CommitEntry]) -> None:
+        """The broker took these commits."""
+        self.ledger.acknowledge(
+            entries, {each.partition: each.assignment_epoch for each in self.assignments}
+        )
+
+    def pause_if_full(self, assignment: Assignment[R]) -> bool:
+        """Say whether fetching of this partition has to pause now."""
+        if assignment.pause_reason is not None or not self.limits.is_full(
+            len(assignment.tracker), assignment.buffered_bytes
+        ):
+            return False
+        assignment.pause_reason = BUFFER_FULL
+        return True
+
+    def resume_if_low(self, assignment: Assignment[R], stuck: Iterable[Lane[R]] = ()) -> bool:
+        """Say whether fetching of a full partition goes on; ``stuck`` lanes' records don't count as runnable."""
+        if assignment.pause_reason != BUFFER_FULL or assignment.phase is not Phase.ACTIVE:
+            return False
+        records = len(assignment.tracker)
+        runnable = records - sum(lane.waiting + 1 for lane in (*stuck, *assignment.lanes.sealed))
+        if not self.limits.may_resume(records, assignment.buffered_bytes, runnable):
+            return False
+        assignment.pause_reason = None
+        return True

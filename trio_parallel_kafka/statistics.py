@@ -1,0 +1,132 @@
+"""What a consumer says about itself at one moment: frozen snapshots."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class PollStatistics:
+    """How the thread that polls the client gets on, over its last 1,000 polls.
+
+    Attributes:
+        hop_p50: seconds from one poll to the next that weren't spent waiting for records, median.
+        hop_p99: the same, 99th percentile: what a busy Trio loop and the GIL cost the polling.
+        hop_max: the same, longest.
+        is_held: the Trio loop isn't taking batches; everything is paused, and polling goes on.
+    """
+
+    hop_p50: float = 0.0
+    hop_p99: float = 0.0
+    hop_max: float = 0.0
+    is_held: bool = False
+
+
+@attrs.frozen
+class OldestRecord:
+    """The record that holds a partition's position.
+
+    Attributes:
+        offset: its offset.
+        key: its raw key, or ``None``.
+        age: seconds since it was fetched.
+        attempt: which attempt it is in, from 1.
+        is_running: a handler has it now.
+    """
+
+    offset: int
+    key: bytes | None
+    age: float
+    attempt: int
+    is_running: bool
+
+
+@attrs.frozen
+class PartitionStatistics:
+    """One assigned partition.
+
+    Attributes:
+        topic: its topic.
+        partition: its number.
+        assignment_epoch: the tenure; a partition that comes back has a higher one.
+        phase: ``"starting"`` (position not known yet), ``"active"`` or ``"revoking"``.
+        position: the lowest offset not completed: what a commit may name.
+        committed: the offset that the broker has acknowledged in this tenure or handed over, or ``None``.
+        next_offset: one above the highest offset fetched.
+        buffered_records: records fetched and not completed, those in flight included.
+        buffered_bytes: their keys and values, in bytes.
+        in_flight: records that a handler has now.
+        paused: why nothing is fetched for it, or ``None``.
+        completed_above: offsets at or above the position that are completed (or don't exist).
+        is_map_cut: the last commit's map didn't fit and lost its end; a restart would replay that.
+        oldest_incomplete: the record that holds the position, or ``None``.
+    """
+
+    topic: str
+    partition: int
+    assignment_epoch: int
+    phase: str
+    position: int | None
+    committed: int | None
+    next_offset: int | None
+    buffered_records: int
+    buffered_bytes: int
+    in_flight: int
+    paused: str | None
+    completed_above: int
+    is_map_cut: bool
+    oldest_incomplete: OldestRecord | None
+
+
+@attrs.frozen
+class Totals:
+    """Counts since the consumer was opened.
+
+    Attributes:
+        received: records fetched.
+        completed: records whose handler returned in time to count.
+        failed: attempts that raised.
+        not_replayed: records dropped because an earlier owner had completed them.
+        fenced: handlers that returned after their assignment had ended; nothing was changed by them.
+        abandoned: handlers cancelled because their assignment ended.
+        commits: commits that the broker acknowledged, counted by partition.
+        failed_commits: commits that it refused or never answered, counted by partition.
+        lost_to_retention: offsets deleted by the broker before they were read.
+    """
+
+    received: int = 0
+    completed: int = 0
+    failed: int = 0
+    not_replayed: int = 0
+    fenced: int = 0
+    abandoned: int = 0
+    commits: int = 0
+    failed_commits: int = 0
+    lost_to_retention: int = 0
+
+
+@attrs.frozen
+class ConsumerStatistics:
+    """A consumer at one moment.
+
+    Attributes:
+        state: ``"open"``, ``"running"``, ``"draining"``, ``"stopped"`` or ``"closed"``.
+        in_flight: records that a handler has now.
+        max_concurrency: the bound from the configuration.
+        buffered_records: records fetched and not completed, over all partitions.
+        buffered_bytes: their keys and values, in bytes.
+        poll: how the polling goes.
+        totals: counts since the consumer was opened.
+        partitions: the partitions assigned now, in order.
+        last_error: the last trouble that the client reported, or ``None``.
+    """
+
+    state: str
+    in_flight: int
+    max_concurrency: int
+    buffered_records: int
+    buffered_bytes: int
+    poll: PollStatistics
+    totals: Totals
+    partitions: tuple[PartitionStatistics, ...]
+    last_error: str | None
