@@ -53,9 +53,7 @@ class ParallelConsumer:
         self._client: Final = client
         self._state = State.OPEN
 
-    async def run(
-        self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
 
         However it ends, what completed is committed and the partitions are let go before it returns or raises.
@@ -97,7 +95,7 @@ class ParallelConsumer:
                     self._controller.pool.finish()
                     nursery.cancel_scope.cancel()
             self._controller.raise_failure()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again
             raise _with_problems(error, problems) from None
         if problems:
             raise problems[0]
@@ -265,7 +263,7 @@ def _check_handler(handler: Handler) -> None:
     function = handler
     while isinstance(function, functools.partial):
         function = function.func
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - its kind matters
         return
     message = (
         f"the handler has to be an async function of one record (async def handle(record): ...), not {handler!r}; "

@@ -135,6 +135,7 @@ class Record:
         )
 
 
+# ruff: noqa: SLF001 - its second constructor
 def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
     """Make a record of a client's message that isn't an error."""
     record = _new(Record)

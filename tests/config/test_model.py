@@ -185,9 +185,7 @@ class AsyncCallable:
         return b""
 
 
-@pytest.mark.parametrize(
-    "key_of", [an_async_key, an_async_generator, AsyncCallable(), functools.partial(an_async_key)]
-)
+@pytest.mark.parametrize("key_of", [an_async_key, an_async_generator, AsyncCallable(), functools.partial(an_async_key)])
 def test_an_async_key_of_is_refused_with_the_reason(key_of: Callable[..., Any]) -> None:
     """A key must be known before anything can wait, so ``key_of`` may not be async, in whatever disguise."""
     assert "key_of: must not be async" in only_problem(key_of=key_of)
@@ -237,9 +235,7 @@ def test_every_field_is_documented() -> None:
     """The source has a docstring below each field, with its default unless it is required."""
     source = pathlib.Path(sys.modules[ConsumerConfig.__module__].__file__ or "").read_text(encoding="utf-8")
     (body,) = (
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "ConsumerConfig"
+        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "ConsumerConfig"
     )
     documented = {}
     for statement, following in itertools.pairwise(body.body):
@@ -348,9 +344,7 @@ def test_any_values_make_a_config_or_a_config_error(fields: dict[str, Any]) -> N
         made = config(**fields)
     except ConfigError as error:
         assert error.problems
-        assert {problem.partition(":")[0].partition("[")[0] for problem in error.problems} <= set(
-            FIELD_CHECKS
-        )
+        assert {problem.partition(":")[0].partition("[")[0] for problem in error.problems} <= set(FIELD_CHECKS)
     else:
         assert attrs.evolve(made) == made
         assert repr(made)

@@ -37,9 +37,7 @@ _LARGEST_EXACT_FLOAT: Final = 2.0**53
 def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
     """See :meth:`.ConsumerConfig.from_mapping`."""
     if not isinstance(mapping, Mapping):
-        raise ConfigError(
-            [f"a configuration must be a mapping of fields, is of type {type(mapping).__name__}"]
-        )
+        raise ConfigError([f"a configuration must be a mapping of fields, is of type {type(mapping).__name__}"])
     return _structure(cls, mapping, lambda _subject: "")
 
 
@@ -56,9 +54,7 @@ def from_toml(cls: type[ConfigT], path: str | os.PathLike[str], table: str | Non
     return _structure(cls, _find_table(document, file_name, table), lambda _subject: f" (in {file_name})")
 
 
-def from_env(
-    cls: type[ConfigT], environ: Mapping[str, str] | None, dotenv: str | os.PathLike[str] | None
-) -> ConfigT:
+def from_env(cls: type[ConfigT], environ: Mapping[str, str] | None, dotenv: str | os.PathLike[str] | None) -> ConfigT:
     """See :meth:`.ConsumerConfig.from_env`."""
     field_names = tuple(attrs.fields_dict(cls))
     found = Variables()
@@ -85,9 +81,7 @@ def _structure(
         config = converter.structure(given, cls)
     except ClassValidationError as error:
         cause = error
-        lines += [
-            f"{problem}{origin(problem.subject)}" for problem in _all_problems(converter, cls, given, error)
-        ]
+        lines += [f"{problem}{origin(problem.subject)}" for problem in _all_problems(converter, cls, given, error)]
     else:
         if not lines:
             return config
@@ -199,9 +193,7 @@ def _find_table(document: dict[str, Any], file_name: str, wanted: str | None) ->
     names = TOML_TABLES if wanted is None else (wanted,)
     tables = {name: table for name in names if (table := _table(document, name)) is not None}
     if len(tables) > 1:
-        raise ConfigError(
-            [f"{file_name} has both [{'] and ['.join(tables)}]; leave one out, or name the table"]
-        )
+        raise ConfigError([f"{file_name} has both [{'] and ['.join(tables)}]; leave one out, or name the table"])
     if tables:
         return next(iter(tables.values()))
     if wanted is not None:

@@ -74,11 +74,7 @@ def _properties(given: Mapping[str, PropertyValue]) -> Properties:
 
 
 def _is_texts(given: object) -> bool:
-    return (
-        isinstance(given, Sequence)
-        and not isinstance(given, str)
-        and all(isinstance(part, str) for part in given)
-    )
+    return isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(part, str) for part in given)
 
 
 @attrs.frozen(kw_only=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Mapping, Set as AbstractSet
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -45,9 +44,7 @@ MAX_SECONDS: Final = 24 * 24 * 3600.0
 MAX_WHOLE_NUMBER: Final = 2**63 - 1
 MAX_PORT: Final = 2**16 - 1
 
-_SERVER: Final = re.compile(
-    r"([a-z_]+://)?(\[[0-9a-f:.%]+\]|[^\s:/\[\]@]+)(:(?P<port>[0-9]{1,6}))?", re.IGNORECASE
-)
+_SERVER: Final = re.compile(r"([a-z_]+://)?(\[[0-9a-f:.%]+\]|[^\s:/\[\]@]+)(:(?P<port>[0-9]{1,6}))?", re.IGNORECASE)
 _TOPIC_NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 _READ_OTHERWISE_BY_POSIX: Final = re.compile(r"\\[dDAZ]|\[[^]]*\\")
 
@@ -55,9 +52,7 @@ _READ_OTHERWISE_BY_POSIX: Final = re.compile(r"\\[dDAZ]|\[[^]]*\\")
 def find_problems(config: ConsumerConfig) -> list[Problem]:
     """All that is wrong with a configuration, in the order of its fields."""
     problems = [
-        Problem(field, fault)
-        for field, check in FIELD_CHECKS.items()
-        for fault in check(getattr(config, field))
+        Problem(field, fault) for field, check in FIELD_CHECKS.items() for fault in check(getattr(config, field))
     ]
     kafka: Any = config.kafka
     if not isinstance(kafka, Mapping):
@@ -227,14 +222,10 @@ def _consumer_protocol_has_its_own(_config: ConsumerConfig, kafka: KafkaProperti
         ("group.protocol.type", "there is nothing to set"),
     ):
         if name in kafka:
-            yield Problem(
-                property_subject(name), f"doesn't go with group.protocol=consumer; leave it out: {instead}"
-            )
+            yield Problem(property_subject(name), f"doesn't go with group.protocol=consumer; leave it out: {instead}")
 
 
-def _session_is_within_the_poll_interval(
-    _config: ConsumerConfig, kafka: KafkaProperties
-) -> Iterator[Problem]:
+def _session_is_within_the_poll_interval(_config: ConsumerConfig, kafka: KafkaProperties) -> Iterator[Problem]:
     poll_interval = _milliseconds(kafka, POLL_INTERVAL)
     session = _milliseconds(kafka, SESSION_TIMEOUT)
     if session > poll_interval and not uses_consumer_protocol(kafka):

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import attrs
-from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import Message
+from confluent_kafka import KafkaError as ClientError, Message
 
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import trio
-from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import Message
+from confluent_kafka import KafkaError as ClientError, Message
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import Assigned, Client, Failed, Fetched, Lost, Revoked, Trouble

@@ -6,8 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import attrs
-from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import Message
+from confluent_kafka import KafkaError as ClientError, Message
 
 from trio_parallel_kafka.config import ConsumerConfig, Ordering
 from trio_parallel_kafka.control.totals import ControlTotals

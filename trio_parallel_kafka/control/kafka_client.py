@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 import re
@@ -11,9 +12,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import trio
-from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import KafkaException, TopicCollection, Uuid
-from confluent_kafka import TopicPartition as ClientPartition
+from confluent_kafka import (
+    KafkaError as ClientError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition as ClientPartition,
+    Uuid,
+)
 from confluent_kafka.admin import AdminClient
 
 from trio_parallel_kafka.config import ConsumerConfig
@@ -25,7 +30,12 @@ from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.errors import BrokerUnreachableError, CloseTimeoutError, KafkaError, TopicNotFoundError
+from trio_parallel_kafka.errors import (
+    BrokerUnreachableError,
+    CloseTimeoutError,
+    KafkaError,
+    TopicNotFoundError,
+)
 from trio_parallel_kafka.statistics import PollStatistics
 
 logger = logging.getLogger("trio_parallel_kafka.client")
@@ -91,9 +101,7 @@ class KafkaClient:
         """Host the thread until it ends, or ``abandon`` is cancelled."""
         with abandon:
             try:
-                await trio.to_thread.run_sync(
-                    self._thread.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-                )
+                await trio.to_thread.run_sync(self._thread.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
             except Exception as error:  # noqa: BLE001 - carried to whoever waits for events
                 self._deliver(Failed(error))
             finally:
@@ -187,7 +195,7 @@ class KafkaClient:
         self._thread.submit(lambda: self._thread.subscribe(topics))
 
     def unsubscribe(self) -> None:
-        self._thread.submit(lambda: self._thread.consumer.unsubscribe())
+        self._thread.submit(self._thread.unsubscribe)
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._thread.submit(lambda: self._thread.pause(partitions))
@@ -244,11 +252,12 @@ class KafkaClient:
         """Look for the cluster and the topics; return what is wrong."""
         consumer = self._thread.consumer
         try:
-            for name in names or [None]:
-                metadata = consumer.list_topics(name, timeout=1.0) if name else consumer.list_topics(timeout=1.0)
-                error = metadata.topics[name].error if name else None
+            for name in names:
+                error = consumer.list_topics(name, timeout=1.0).topics[name].error
                 if error is not None:
                     return self._topic_problem(name, error)
+            if not names:
+                consumer.list_topics(timeout=1.0)
         except KafkaException as error:
             problem = BrokerUnreachableError(
                 f"no answer from {self._config.bootstrap_servers} within {self._config.connect_timeout} s "
@@ -311,9 +320,9 @@ class KafkaClient:
             except (KafkaException, TimeoutError) as error:
                 logger.debug("the id of topic %s isn't to be had: %s", topic, error)
                 continue
-            number = _topic_id(identity)
-            if any(number):
-                found[topic] = number
+            topic_id = _topic_id(identity)
+            if any(topic_id):
+                found[topic] = topic_id
         return found
 
     def _partition_counts(self) -> Mapping[str, int]:
@@ -328,9 +337,7 @@ class KafkaClient:
         }
 
     def _is_subscribed(self, name: str) -> bool:
-        return any(
-            re.match(topic, name) if topic.startswith("^") else topic == name for topic in self._config.topics
-        )
+        return any(re.match(topic, name) if topic.startswith("^") else topic == name for topic in self._config.topics)
 
 
 def _committed(answer: ClientPartition) -> Committed:
@@ -357,6 +364,5 @@ def _connection_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _topic_id(identity: Uuid) -> bytes:
-    """The 16 bytes of the client's UUID."""
-    parts = (identity.get_most_significant_bits(), identity.get_least_significant_bits())
-    return b"".join((part & (1 << 64) - 1).to_bytes(8, "big") for part in parts)
+    """The 16 bytes of the client's UUID, which it spells as unpadded URL-safe base64."""
+    return base64.urlsafe_b64decode(f"{identity}==")

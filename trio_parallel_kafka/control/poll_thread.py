@@ -33,9 +33,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaException, Message
-from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import TopicPartition as ClientPartition
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError as ClientError,
+    KafkaException,
+    Message,
+    TopicPartition as ClientPartition,
+)
 
 from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, Revoked, StartAt, Trouble
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
@@ -53,8 +58,8 @@ URGENT_POLL_TIMEOUT: Final = 0.002
 
 HOLD_AFTER: Final = 0.05
 
-CommitResults = Mapping[TopicPartition, ClientError | None]
-A = TypeVar("A")
+CommitResults = dict[TopicPartition, ClientError | None]
+Answer = TypeVar("Answer")
 
 
 @attrs.frozen(kw_only=True)
@@ -146,7 +151,7 @@ class PollThread:
 
     def statistics(self) -> PollStatistics:
         """Safe to call from any thread."""
-        hops = sorted(tuple(self._hops)) or [0.0]
+        hops = sorted(self._hops.copy()) or [0.0]
         return PollStatistics(
             hop_p50=hops[len(hops) // 2],
             hop_p99=hops[len(hops) * 99 // 100],
@@ -172,7 +177,7 @@ class PollThread:
                 self._jobs.get(timeout=HOLD_AFTER)()
             except queue.Empty:
                 self._hold()
-            return min(time.perf_counter() - began, HOLD_AFTER)
+            return 0.0
         if self._watchdog.silence > self._settings.max_poll_interval:
             time.sleep(POLL_TIMEOUT)
             return POLL_TIMEOUT
@@ -204,6 +209,9 @@ class PollThread:
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
+    def unsubscribe(self) -> None:
+        self._consumer.unsubscribe()
+
     def start(self, partition: TopicPartition, at: StartAt) -> None:
         """Read an owned partition from an offset on; one that was lost meanwhile is passed over."""
         if partition in self._owned:
@@ -229,9 +237,7 @@ class PollThread:
             entry.partition: ClientError(ClientError._STATE, "not assigned any more")  # noqa: SLF001
             for entry in entries
         }
-        offsets = [
-            ClientPartition(*entry.partition, entry.offset, entry.metadata or None) for entry in owned
-        ]
+        offsets = [ClientPartition(*entry.partition, entry.offset, entry.metadata or None) for entry in owned]
         if not offsets:
             done(results)
             return
@@ -256,10 +262,8 @@ class PollThread:
     def _on_assign(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
         with self._carrying_errors():
             assigned = _plain(partitions)
-            starts = self._ask(lambda reply: Assigned(assigned, reply), self._settings.assign_timeout) or {}
-            offsets = [
-                ClientPartition(*tp, starts[tp].offset if tp in starts else OFFSET_INVALID) for tp in assigned
-            ]
+            starts = self._ask(_assigned(assigned), self._settings.assign_timeout) or {}
+            offsets = [ClientPartition(*tp, starts[tp].offset if tp in starts else OFFSET_INVALID) for tp in assigned]
             if self._settings.is_incremental:
                 self._consumer.incremental_assign(offsets)
             else:
@@ -272,8 +276,7 @@ class PollThread:
     def _on_revoke(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
         with self._carrying_errors():
             revoked = _plain(partitions)
-            answer = self._ask(lambda reply: Revoked(revoked, lambda: reply(True)), self._settings.revoke_timeout)
-            if answer is None:
+            if self._ask(_revoked(revoked), self._settings.revoke_timeout) is None:
                 logger.error(
                     "the Trio loop didn't answer a revoke of %s within %.1f s: let go without a commit, "
                     "what was completed will be replayed",
@@ -288,9 +291,9 @@ class PollThread:
             self._disown(lost)
             self._post(Lost(lost))
 
-    def _ask(self, event: Callable[[Callable[[A], None]], Event], timeout: float) -> A | None:
+    def _ask(self, event: Callable[[Callable[[Answer], None]], Event], timeout: float) -> Answer | None:
         """Post an event and serve calls until it is answered; ``None``: not in time."""
-        answers: list[A] = []
+        answers: list[Answer] = []
         self._is_in_callback = True
         try:
             self._post(event(lambda answer: self.submit(lambda: answers.append(answer))))
@@ -339,6 +342,16 @@ class _Carrier:
         if error is not None:
             self._errors.append(error)
         return True
+
+
+def _assigned(
+    partitions: tuple[TopicPartition, ...],
+) -> Callable[[Callable[[Mapping[TopicPartition, StartAt]], None]], Event]:
+    return lambda reply: Assigned(partitions, reply)
+
+
+def _revoked(partitions: tuple[TopicPartition, ...]) -> Callable[[Callable[[bool], None]], Event]:
+    return lambda reply: Revoked(partitions, lambda: reply(True))  # noqa: FBT003 - an answer that says no more
 
 
 def _plain(partitions: list[ClientPartition]) -> tuple[TopicPartition, ...]:

@@ -149,7 +149,7 @@ class Positions:
     async def _start(self, partition: TopicPartition, committed: Committed, topic_id: bytes | None) -> Start:
         if committed.offset is None:
             return await self._start_of_new(partition, topic_id)
-        found = self._read(partition, committed.offset, committed.metadata)
+        found = await self._read(partition, committed.offset, committed.metadata)
         if found.topic_id is not None and topic_id is not None and found.topic_id != topic_id:
             first, _ = await self._client.offset_range(partition)
             logger.error(
@@ -161,7 +161,10 @@ class Positions:
             )
             return Start(first, topic_id=topic_id)
         return Start(
-            committed.offset, found.completed, topic_id, committed=(committed.offset, committed.metadata or "")
+            committed.offset,
+            found.completed,
+            topic_id,
+            committed=(committed.offset, committed.metadata or ""),
         )
 
     async def _start_of_new(self, partition: TopicPartition, topic_id: bytes | None) -> Start:
@@ -174,14 +177,20 @@ class Positions:
         first, end = await self._client.offset_range(partition)
         return Start(end if partition in self._new_at_join else first, topic_id=topic_id)
 
-    @staticmethod
-    def _read(partition: TopicPartition, offset: int, metadata: str | None) -> ReadMap:
+    async def _read(self, partition: TopicPartition, offset: int, metadata: str | None) -> ReadMap:
         if metadata is None:
-            found = ReadMap(warning="it isn't text")
+            found = ReadMap(warning="commit metadata ignored: it isn't text")
         else:
             found = read_metadata(metadata, offset, zstd=zstd_decompressor())
+        if found.completed and found.source != "own":
+            _, end = await self._client.offset_range(partition)
+            if found.completed[-1][1] > end:
+                found = ReadMap(warning=f"commit metadata ({found.source}) ignored: it goes beyond the log's end")
         if found.warning is not None:
             logger.warning(
-                "%s at offset %d: %s; what completed above it is handled again", partition, offset, found.warning
+                "%s at offset %d: %s; what completed above it is handled again",
+                partition,
+                offset,
+                found.warning,
             )
         return found

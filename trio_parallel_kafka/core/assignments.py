@@ -190,4 +190,3 @@ class AssignmentRegistry(Generic[R]):
         """End an assignment and forget it."""
         assignment.end()
         del self._current[assignment.partition]
-

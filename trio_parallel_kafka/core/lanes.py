@@ -59,7 +59,7 @@ class LaneGroup(Generic[T]):
 
     __slots__ = ("by_key", "is_closed", "owner", "ready", "sealed")
 
-    def __init__(self, owner: Any) -> None:  # noqa: ANN401 - the lanes don't look into it
+    def __init__(self, owner: Any) -> None:
         self.owner = owner
         self.by_key: dict[Hashable, Lane[T]] = {}
         self.ready: deque[Lane[T]] = deque()

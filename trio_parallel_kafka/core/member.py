@@ -90,9 +90,7 @@ class Member(Generic[R]):
 
     def acknowledge(self, entries: Iterable[CommitEntry]) -> None:
         """The broker took these commits."""
-        self.ledger.acknowledge(
-            entries, {each.partition: each.assignment_epoch for each in self.assignments}
-        )
+        self.ledger.acknowledge(entries, {each.partition: each.assignment_epoch for each in self.assignments})
 
     def pause_if_full(self, assignment: Assignment[R]) -> bool:
         """Say whether fetching of this partition has to pause now."""

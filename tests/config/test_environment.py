@@ -1,0 +1,263 @@
+"""Configurations from environment variables and ``.env`` files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, strategies as st
+
+from trio_parallel_kafka.config import ConsumerConfig, Ordering
+from trio_parallel_kafka.config.property_names import PROPERTY_NAMES
+from trio_parallel_kafka.errors import ConfigError
+
+REQUIRED = {
+    "KAFKA_BOOTSTRAP_SERVERS": "localhost:9092",
+    "KAFKA_CONSUMER_GROUP": "billing",
+    "KAFKA_TOPICS": "orders, ^audit-",
+}
+
+
+def problems(variables: dict[str, str], dotenv: Path | None = None) -> tuple[str, ...]:
+    """Load variables that are refused, and say why they are."""
+    with pytest.raises(ConfigError) as caught:
+        ConsumerConfig.from_env(variables, dotenv=dotenv)
+    assert "hunter2" not in str(caught.value)
+    return caught.value.problems
+
+
+def test_three_variables_are_enough() -> None:
+    """The variables that are common for Kafka programs set the fields that are required."""
+    assert ConsumerConfig.from_env({**REQUIRED, "KAFKA_HEAP_OPTS": "-Xmx1g", "PATH": "/bin"}) == ConsumerConfig(
+        bootstrap_servers="localhost:9092", group_id="billing", topics=("orders", "^audit-")
+    )
+
+
+def test_every_field_has_its_variable() -> None:
+    """Each field but ``kafka`` can be set by its name in capitals after the prefix."""
+    texts = {
+        "bootstrap_servers": "a:1,b:2",
+        "group_id": "g",
+        "topics": "a,b",
+        "ordering": "unordered",
+        "max_concurrency": "1e3",
+        "key_of": "math:sqrt",
+        "max_buffered_records": "7",
+        "max_buffered_bytes": "8",
+        "commit_interval": "0.5",
+        "revoke_grace": "0",
+        "shutdown_timeout": "1e1",
+        "auto_offset_reset": "end",
+        "connect_timeout": "3",
+        "close_timeout": "4",
+        "stall_warning": "5",
+    }
+    made = ConsumerConfig.from_env({f"PARALLEL_CONSUMER_{field.upper()}": text for field, text in texts.items()})
+    assert {*texts, "kafka"} == {field.name for field in attrs.fields(ConsumerConfig)}
+    assert made == ConsumerConfig(
+        bootstrap_servers=["a:1", "b:2"],
+        group_id="g",
+        topics=["a", "b"],
+        ordering=Ordering.UNORDERED,
+        max_concurrency=1000,
+        key_of=__import__("math").sqrt,
+        max_buffered_records=7,
+        max_buffered_bytes=8,
+        commit_interval=0.5,
+        revoke_grace=0.0,
+        shutdown_timeout=10.0,
+        auto_offset_reset="latest",
+        connect_timeout=3.0,
+        close_timeout=4.0,
+        stall_warning=5.0,
+    )
+
+
+def test_librdkafka_properties_have_variables() -> None:
+    """A property's dots are underscores; the few with underscores in their names are found all the same."""
+    made = ConsumerConfig.from_env(
+        {
+            **REQUIRED,
+            "PARALLEL_CONSUMER_KAFKA_SASL_PASSWORD": "hunter2",
+            "PARALLEL_CONSUMER_KAFKA_SESSION_TIMEOUT_MS": "6000",
+            "PARALLEL_CONSUMER_KAFKA_LOG_LEVEL": "3",
+            "PARALLEL_CONSUMER_KAFKA_TEST_MOCK_NUM_BROKERS": "1",
+        }
+    )
+    assert made.kafka == {
+        "sasl.password": "hunter2",
+        "session.timeout.ms": "6000",
+        "log_level": "3",
+        "test.mock.num.brokers": "1",
+    }
+
+
+def test_no_two_properties_share_a_variable() -> None:
+    """Every property has a variable of its own."""
+    assert len({name.replace(".", "_") for name in PROPERTY_NAMES}) == len(PROPERTY_NAMES)
+
+
+def test_the_real_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without arguments, the variables of the process are read."""
+    for variable, text in REQUIRED.items():
+        monkeypatch.setenv(variable, text)
+    monkeypatch.setenv("PARALLEL_CONSUMER_MAX_CONCURRENCY", "5")
+    assert ConsumerConfig.from_env().max_concurrency == 5
+
+
+def test_all_problems_name_their_variables() -> None:
+    """Unknown variables, wrong values and missing fields come at once, each with the variable concerned."""
+    found = problems(
+        {
+            "KAFKA_BOOTSTRAP_SERVERS": "a b",
+            "PARALLEL_CONSUMER_COMIT_INTERVAL": "1",
+            "PARALLEL_CONSUMER_SASL_PASSWORD": "hunter2",
+            "PARALLEL_CONSUMER_KAFKA": "hunter2",
+            "PARALLEL_CONSUMER_QQQ": "1",
+            "PARALLEL_CONSUMER_MAX_CONCURRENCY": "many",
+            "PARALLEL_CONSUMER_KAFKA_SASL_PASWORD": "hunter2",
+            "PARALLEL_CONSUMER_KAFKA_MAX_POLL_INTERVAL_MS": "10",
+        }
+    )
+    assert found == (
+        "PARALLEL_CONSUMER_COMIT_INTERVAL: sets nothing; did you mean 'PARALLEL_CONSUMER_COMMIT_INTERVAL'?",
+        "PARALLEL_CONSUMER_SASL_PASSWORD: sets nothing; did you mean 'PARALLEL_CONSUMER_KAFKA_SASL_PASSWORD'?",
+        "PARALLEL_CONSUMER_KAFKA: librdkafka's properties are set one by one, as PARALLEL_CONSUMER_KAFKA_<PROPERTY>",
+        "PARALLEL_CONSUMER_QQQ: sets nothing",
+        "group_id: is missing, and has no default; give one (variable KAFKA_CONSUMER_GROUP)",
+        "topics: is missing, and has no default; give one (variable KAFKA_TOPICS)",
+        "bootstrap_servers: must be 'host:port', several separated by commas, has 'a b' "
+        "(variable KAFKA_BOOTSTRAP_SERVERS)",
+        "max_concurrency: must be a whole number from 1 up, is 'many' (variable PARALLEL_CONSUMER_MAX_CONCURRENCY)",
+        "kafka['sasl.pasword']: is no property of librdkafka; did you mean 'sasl.password'? "
+        "(variable PARALLEL_CONSUMER_KAFKA_SASL_PASWORD)",
+        "revoke_grace: must, with close_timeout, be below kafka['max.poll.interval.ms'], is 5.0 + 10.0 s against "
+        "0.01 s: the group would give the partitions away before the commit; lower the two, or raise the interval "
+        "(variable PARALLEL_CONSUMER_REVOKE_GRACE)",
+        "kafka['session.timeout.ms']: must not be above max.poll.interval.ms, is 45000 against 10; lower the one or "
+        "raise the other",
+    )
+
+
+def test_an_unknown_variable_alone_is_an_error() -> None:
+    """A misspelt variable is told even if nothing else is wrong."""
+    assert problems({**REQUIRED, "PARALLEL_CONSUMER_TOPIC": "a"}) == (
+        "PARALLEL_CONSUMER_TOPIC: sets nothing; did you mean 'PARALLEL_CONSUMER_TOPICS'?",
+    )
+
+
+def test_a_field_may_be_set_twice_only_alike() -> None:
+    """Two variables of a field must agree."""
+    assert ConsumerConfig.from_env({**REQUIRED, "PARALLEL_CONSUMER_GROUP_ID": "billing"}).group_id == "billing"
+    assert problems({**REQUIRED, "PARALLEL_CONSUMER_GROUP_ID": "other"}) == (
+        "group_id: is set twice, differently; leave one out "
+        "(variables KAFKA_CONSUMER_GROUP and PARALLEL_CONSUMER_GROUP_ID)",
+    )
+
+
+@pytest.fixture
+def dotenv(tmp_path: Path) -> Path:
+    """A ``.env`` file with a comment, quotes, and what would be an expansion elsewhere."""
+    path = tmp_path / ".env"
+    path.write_text(
+        "# the consumer\n"
+        "KAFKA_BOOTSTRAP_SERVERS=localhost:9092\n"
+        "export KAFKA_CONSUMER_GROUP='billing'\n"
+        'KAFKA_TOPICS="orders,audit"\n'
+        "\n"
+        "PARALLEL_CONSUMER_MAX_CONCURRENCY=5 # few\n"
+        "PARALLEL_CONSUMER_KAFKA_SASL_PASSWORD='${HOME}hunter2'\n"
+        "PARALLEL_CONSUMER_KAFKA_CLIENT_RACK=a\n"
+        "UNRELATED\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_a_dotenv_file_is_read_literally(dotenv: Path) -> None:
+    """The file's variables count as they stand, without expansion."""
+    assert ConsumerConfig.from_env({}, dotenv=dotenv) == ConsumerConfig(
+        bootstrap_servers="localhost:9092",
+        group_id="billing",
+        topics=["orders", "audit"],
+        max_concurrency=5,
+        kafka={"sasl.password": "${HOME}hunter2", "client.rack": "a"},
+    )
+
+
+def test_the_environment_overrides_the_dotenv_file(dotenv: Path) -> None:
+    """Field by field and property by property, the real environment wins, by whichever variable."""
+    made = ConsumerConfig.from_env(
+        {
+            "PARALLEL_CONSUMER_TOPICS": "refunds",
+            "PARALLEL_CONSUMER_MAX_CONCURRENCY": "6",
+            "PARALLEL_CONSUMER_KAFKA_CLIENT_RACK": "b",
+        },
+        dotenv=str(dotenv),
+    )
+    assert made.topics == ("refunds",)
+    assert made.max_concurrency == 6
+    assert made.group_id == "billing"
+    assert made.kafka == {"sasl.password": "${HOME}hunter2", "client.rack": "b"}
+
+
+def test_problems_name_the_dotenv_file(dotenv: Path) -> None:
+    """What the file says wrongly is told with its name, what the environment says without."""
+    with dotenv.open("a", encoding="utf-8") as file:
+        file.write("PARALLEL_CONSUMER_COMMIT_INTERVAL=soon\nPARALLEL_CONSUMER_COMIT=1\nPARALLEL_CONSUMER_ORDERING\n")
+    assert problems({"PARALLEL_CONSUMER_MAX_CONCURRENCY": "0"}, dotenv) == (
+        f"PARALLEL_CONSUMER_COMIT in {dotenv}: sets nothing; did you mean 'PARALLEL_CONSUMER_COMMIT_INTERVAL'?",
+        f"PARALLEL_CONSUMER_ORDERING in {dotenv}: has no value; give one, or leave it out",
+        "max_concurrency: must be a whole number from 1 up, is 0 (variable PARALLEL_CONSUMER_MAX_CONCURRENCY)",
+        "commit_interval: must be seconds, from more than 0 to 2073600, is 'soon' "
+        f"(variable PARALLEL_CONSUMER_COMMIT_INTERVAL in {dotenv})",
+    )
+
+
+def test_a_line_that_cannot_be_read_is_an_error(dotenv: Path) -> None:
+    """No line is passed over silently; its text isn't shown, for it may hold a secret."""
+    dotenv.write_text("A=1\nPASSWORD='hunter2\n= x\n", encoding="utf-8")
+    assert problems({}, dotenv) == (
+        f"{dotenv}, line 2: is no NAME=value",
+        f"{dotenv}, line 3: is no NAME=value",
+    )
+
+
+def test_a_dotenv_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    """A missing file and bytes that aren't UTF-8 are a ConfigError with the cause chained."""
+    binary = tmp_path / "binary.env"
+    binary.write_bytes(b"\xff")
+    for path, cause in ((tmp_path / "missing.env", FileNotFoundError), (binary, UnicodeDecodeError)):
+        with pytest.raises(ConfigError) as caught:
+            ConsumerConfig.from_env(REQUIRED, dotenv=path)
+        assert str(path) in str(caught.value)
+        assert isinstance(caught.value.__cause__, cause)
+
+
+def test_without_the_extra_it_is_named(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``.env`` file needs python-dotenv, and the error says how to get it."""
+    monkeypatch.setitem(sys.modules, "dotenv", None)
+    monkeypatch.setitem(sys.modules, "dotenv.parser", None)
+    assert problems({}, dotenv) == (
+        "reading a .env file needs python-dotenv: pip install 'trio-parallel-kafka[dotenv]'",
+    )
+
+
+variables = st.sampled_from(
+    [*REQUIRED, "PARALLEL_CONSUMER_KAFKA_", "PARALLEL_CONSUMER_KAFKA_CHECK_CRCS", "PARALLEL_CONSUMER_"]
+    + [f"PARALLEL_CONSUMER_{field.name.upper()}" for field in attrs.fields(ConsumerConfig)]
+) | st.text(max_size=8).map("PARALLEL_CONSUMER_".__add__)
+
+
+@given(st.dictionaries(variables, st.text(max_size=12), max_size=6), st.booleans())
+def test_any_environment_makes_a_config_or_a_config_error(environ: dict[str, Any], is_complete: bool) -> None:
+    """No environment leads to another exception than ConfigError."""
+    try:
+        made = ConsumerConfig.from_env({**REQUIRED, **environ} if is_complete else environ)
+    except ConfigError as error:
+        assert error.problems
+    else:
+        assert isinstance(made, ConsumerConfig)
