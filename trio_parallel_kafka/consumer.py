@@ -52,6 +52,8 @@ class ParallelConsumer:
         self._controller: Final = controller
         self._client: Final = client
         self._state = State.OPEN
+        self._scope: Final = trio.CancelScope()
+        self._has_ended: Final = trio.Event()
 
     async def run(self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
@@ -82,21 +84,13 @@ class ParallelConsumer:
         self._begin()
         problems: list[KafkaError] = []
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._controller.pool.run, handler)
-                try:
-                    if task_status is not trio.TASK_STATUS_IGNORED:
-                        nursery.start_soon(self._announce, task_status)
-                    await self._controller.wait_until_ending()
-                    self._state = State.DRAINING
-                    await self._controller.drain()
-                finally:
-                    await self._leave(problems)
-                    self._controller.pool.finish()
-                    nursery.cancel_scope.cancel()
-            self._controller.raise_failure()
+            with self._scope:
+                await self._serve(handler, task_status, problems)
+            self._raise_what_ended_it()
         except BaseException as error:  # noqa: BLE001 - raised again
             raise _with_problems(error, problems) from None
+        finally:
+            self._has_ended.set()
         if problems:
             raise problems[0]
 
@@ -134,10 +128,29 @@ class ParallelConsumer:
             raise ConsumerBusyError(message)
         self._state = State.RUNNING
 
+    async def _serve(self, handler: Handler, task_status: trio.TaskStatus[None], problems: list[KafkaError]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._controller.pool.run, handler)
+            try:
+                if task_status is not trio.TASK_STATUS_IGNORED:
+                    nursery.start_soon(self._announce, task_status)
+                await self._controller.wait_until_ending()
+                self._state = State.DRAINING
+                await self._controller.drain()
+            finally:
+                await self._leave(problems)
+                self._controller.pool.finish()
+                nursery.cancel_scope.cancel()
+
+    def _raise_what_ended_it(self) -> None:
+        if self._scope.cancelled_caught:
+            raise ConsumerClosedError("the block ended while run() was going on")
+        self._controller.raise_failure()
+
     async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             await self._controller.wait_until_assigned()
-        except KafkaError:
+        except (KafkaError, ConsumerClosedError):
             return  # run() raises it
         task_status.started()
 
@@ -161,6 +174,10 @@ class ParallelConsumer:
         """The block ends, perhaps without a run."""
         if self._state is State.OPEN:
             await self._leave(problems)
+        else:
+            self._scope.cancel()
+            with trio.CancelScope(shield=True):
+                await self._has_ended.wait()
         self._state = State.CLOSED
 
 

@@ -45,6 +45,9 @@ class ConfigError(ParallelKafkaError, ValueError):
         self.problems = tuple(problems)
         super().__init__("invalid configuration:\n" + "\n".join(f"- {line}" for line in self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
 
 class KafkaError(ParallelKafkaError, trio.BrokenResourceError):
     """Kafka, or the client, refused something for good; the cause is chained."""

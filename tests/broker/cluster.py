@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
     OFFSET_INVALID,
-    ConsumerGroupTopicPartitions,
+    Consumer,
     KafkaError,
     KafkaException,
     Message,
@@ -36,6 +36,7 @@ _Answer = TypeVar("_Answer")
 ANSWER_TIMEOUT = 30.0
 """Seconds that any one request to the cluster may take, and that the delivery of all records may pause."""
 
+_ATTEMPT_TIMEOUT = 5.0
 _PARTITIONER = -1
 
 # What a broker answers for a while when it, or the group that it is asked about, has just started.
@@ -46,6 +47,7 @@ _PASSING_ERRORS = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
 }
 
 
@@ -133,9 +135,7 @@ class Cluster:
                 before = delivery.count
                 producer.flush(ANSWER_TIMEOUT)
                 if delivery.count == before:
-                    raise TimeoutError(
-                        f"{count - before} of {count} records for {topic} were never acknowledged"
-                    )
+                    raise TimeoutError(f"{count - before} of {count} records for {topic} were never acknowledged")
         if delivery.error is not None:
             raise KafkaException(delivery.error)
         return count
@@ -156,12 +156,10 @@ class Cluster:
     def committed(self, group: str, topic: str) -> dict[int, tuple[int, str]]:
         """Return, by partition, the committed offset and its metadata; only where there is a commit."""
         asked = [TopicPartition(topic, partition) for partition in range(self._partitions(topic))]
-        request = ConsumerGroupTopicPartitions(group, asked)
-        answer = _ask_group(lambda: self.admin.list_consumer_group_offsets([request]))
+        with self._member_to_be(group) as consumer:
+            answer = _retried(lambda: _checked(consumer.committed(asked, timeout=_ATTEMPT_TIMEOUT)))
         return {
-            found.partition: (found.offset, found.metadata or "")
-            for found in answer
-            if found.offset != OFFSET_INVALID
+            found.partition: (found.offset, found.metadata or "") for found in answer if found.offset != OFFSET_INVALID
         }
 
     def commit(self, group: str, topic: str, offsets: Mapping[int, tuple[int, str]]) -> None:
@@ -171,11 +169,10 @@ class Cluster:
             KafkaException: if the broker refuses one of them.
         """
         wanted = [
-            TopicPartition(topic, partition, offset, metadata)
-            for partition, (offset, metadata) in offsets.items()
+            TopicPartition(topic, partition, offset, metadata) for partition, (offset, metadata) in offsets.items()
         ]
-        request = ConsumerGroupTopicPartitions(group, wanted)
-        _ask_group(lambda: self.admin.alter_consumer_group_offsets([request]))
+        with self._member_to_be(group) as consumer:
+            _retried(lambda: _checked(consumer.commit(offsets=wanted, asynchronous=False)))
 
     def delete_offsets(self, group: str) -> None:
         """Delete a group without members, and so every offset that it has committed."""
@@ -197,6 +194,11 @@ class Cluster:
         groups = self._names & {group.group_id for group in listed.valid}
         if groups:
             _ask(lambda: self.admin.delete_consumer_groups(sorted(groups)))
+
+    def _member_to_be(self, group: str) -> Consumer:
+        # It never subscribes, so it never joins. The admin client's calls for a group's offsets won't do: while
+        # a restarted coordinator loads they hang or crash the process (confluentinc/librdkafka issue 5040).
+        return Consumer({**self._client, "group.id": group, "enable.auto.commit": False})
 
     def _allow_reading(self, user: str, kind: ResourceType, name: str) -> None:
         literal, anywhere = ResourcePatternType.LITERAL, "*"
@@ -234,9 +236,7 @@ class _Delivery:
 def _enqueue(producer: Producer, topic: str, record: NewRecord) -> None:
     while True:
         try:
-            producer.produce(
-                topic, record.value, record.key, partition=record.partition, headers=list(record.headers)
-            )
+            producer.produce(topic, record.value, record.key, partition=record.partition, headers=list(record.headers))
         except BufferError:
             producer.poll(0.1)
         else:
@@ -249,18 +249,11 @@ def _ask(request: Callable[[], Mapping[_Asked, Future[Any]]]) -> dict[_Asked, An
     return _retried(lambda: {asked: future.result(ANSWER_TIMEOUT) for asked, future in request().items()})
 
 
-def _ask_group(request: Callable[[], Mapping[str, Future[Any]]]) -> list[TopicPartition]:
-    """Like :func:`_ask`, about one group's offsets, where each partition has an error of its own."""
-
-    def attempt() -> list[TopicPartition]:
-        (future,) = request().values()
-        partitions: list[TopicPartition] = future.result(ANSWER_TIMEOUT).topic_partitions
-        for partition in partitions:
-            if partition.error is not None:
-                raise KafkaException(partition.error)
-        return partitions
-
-    return _retried(attempt)
+def _checked(answer: list[TopicPartition]) -> list[TopicPartition]:
+    for partition in answer:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return answer
 
 
 def _retried(attempt: Callable[[], _Answer]) -> _Answer:

@@ -21,9 +21,7 @@ _MAVEN_TIMEOUT = 600.0
 BrokerChoice = Literal["cluster", "start", "skip", "fail"]
 
 
-def choose_broker(
-    *, bootstrap_servers: str | None, startable: bool, ci: bool, private: bool = False
-) -> BrokerChoice:
+def choose_broker(*, bootstrap_servers: str | None, startable: bool, ci: bool, private: bool = False) -> BrokerChoice:
     """Decide what a test that needs a broker runs against.
 
     Args:

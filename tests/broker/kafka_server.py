@@ -307,9 +307,7 @@ class KafkaServer:
         while time.monotonic() < deadline:
             status = self._process.poll()
             if status is not None:
-                raise BrokerStartError(
-                    f"the broker ended with status {status} while starting:\n{self.log_tail()}"
-                )
+                raise BrokerStartError(f"the broker ended with status {status} while starting:\n{self.log_tail()}")
             with suppress(KafkaException):
                 if admin.list_topics(timeout=0.5).brokers:
                     return

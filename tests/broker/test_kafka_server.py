@@ -302,9 +302,7 @@ def test_acls_decide_what_a_user_may_do(secured_kafka: KafkaServer) -> None:
     with pytest.raises(KafkaException) as caught:
         _read(secured_kafka.bootstrap_servers, topic, {0: 1}, alice)
     assert caught.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
-    admin = AdminClient(
-        {"bootstrap.servers": secured_kafka.bootstrap_servers, **secured_kafka.login("alice")}
-    )
+    admin = AdminClient({"bootstrap.servers": secured_kafka.bootstrap_servers, **secured_kafka.login("alice")})
     refusal = admin.list_topics(topic, timeout=10).topics[topic].error
     assert refusal is not None
     assert refusal.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
@@ -370,9 +368,7 @@ def _exists(pid: int) -> bool:
 
 
 def _processes_about(directory: Path) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True
-    )
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True)
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if str(directory) in line]
 
 

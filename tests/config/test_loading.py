@@ -14,7 +14,11 @@ from hypothesis import given, strategies as st
 from trio_parallel_kafka.config import ConsumerConfig, Ordering
 from trio_parallel_kafka.errors import ConfigError
 
-REQUIRED: Mapping[str, Any] = {"bootstrap_servers": "localhost:9092", "group_id": "billing", "topics": ["orders"]}
+REQUIRED: Mapping[str, Any] = {
+    "bootstrap_servers": "localhost:9092",
+    "group_id": "billing",
+    "topics": ["orders"],
+}
 
 
 def load(**fields: Any) -> ConsumerConfig:
@@ -49,7 +53,11 @@ def test_a_mapping_is_loaded() -> None:
         ("key_of", "os:path.join", __import__("os").path.join),
         ("key_of", None, None),
         ("key_of", len, len),
-        ("kafka", {"sasl": {"username": "me"}, "client.rack": "a"}, {"sasl.username": "me", "client.rack": "a"}),
+        (
+            "kafka",
+            {"sasl": {"username": "me"}, "client.rack": "a"},
+            {"sasl.username": "me", "client.rack": "a"},
+        ),
         ("kafka", {"sasl": {"oauthbearer.client": {"id": "x"}}}, {"sasl.oauthbearer.client.id": "x"}),
     ],
 )
@@ -75,7 +83,7 @@ def test_text_is_taken_for_what_it_is_for_certain(field: str, given_as: Any, val
         ("key_of", "math:pi", "must be a function of a record"),
         ("kafka", {"sasl": {"username": "a"}, "sasl.username": "b"}, "has 'sasl.username' twice"),
         ("kafka", 5, "must be a mapping"),
-        ("kafka", {"sasl": {"pasword": "hunter2"}}, "did you mean 'sasl.password'?"),
+        ("kafka", {"sasl": {"passwoord": "hunter2"}}, "did you mean 'sasl.password'?"),
     ],
 )
 def test_what_is_not_certain_is_an_error(field: str, value: Any, expected: str) -> None:
@@ -96,7 +104,7 @@ def test_unknown_and_missing_names_come_with_all_other_problems() -> None:
             5: 6,
             "key_of": "x",
             "max_concurrency": "many",
-            "kafka": {"sasl": {"pasword": "hunter2"}, "heartbeat.interval.ms": 50_000},
+            "kafka": {"sasl": {"passwoord": "hunter2"}, "heartbeat.interval.ms": 50_000},
         }
     ) == (
         "5: is no field; the fields are " + ", ".join(field.name for field in attrs.fields(ConsumerConfig)),
@@ -107,9 +115,11 @@ def test_unknown_and_missing_names_come_with_all_other_problems() -> None:
         "key_of: must be 'module:function', is 'x'",
         "topics: must name each topic once, has 'a' 2 times",
         "max_concurrency: must be a whole number from 1 up, is 'many'",
-        "kafka['sasl.pasword']: is no property of librdkafka; did you mean 'sasl.password'?",
-        "kafka['heartbeat.interval.ms']: must be below session.timeout.ms, is 50000 against 45000: the group would "
-        "take the member for dead; a third of it is usual",
+        "kafka['sasl.passwoord']: is no property of librdkafka; did you mean 'sasl.password'?",
+        (
+            "kafka['heartbeat.interval.ms']: must be below session.timeout.ms, is 50000 against 45000: the "
+            "group would take the member for dead; a third of it is usual"
+        ),
     )
 
 
@@ -175,13 +185,12 @@ names = st.sampled_from([field.name for field in attrs.fields(ConsumerConfig)]) 
 @given(st.dictionaries(names | st.integers(), json_like, max_size=6), st.booleans())
 def test_any_mapping_makes_a_config_or_a_config_error(mapping: dict[Any, Any], is_complete: bool) -> None:
     """No mapping leads to another exception than ConfigError."""
+    outcome: ConsumerConfig | ConfigError
     try:
-        made = ConsumerConfig.from_mapping({**REQUIRED, **mapping} if is_complete else mapping)
+        outcome = ConsumerConfig.from_mapping({**REQUIRED, **mapping} if is_complete else mapping)
     except ConfigError as error:
-        assert error.problems
-        assert len(set(error.problems)) == len(error.problems)
-    else:
-        assert isinstance(made, ConsumerConfig)
+        outcome = error
+    assert isinstance(outcome, ConsumerConfig) or len(set(outcome.problems)) == len(outcome.problems) > 0
 
 
 TOML = """
@@ -252,7 +261,9 @@ def toml_problems(file: Path, text: str, table: str | None = None) -> tuple[str,
 
 def test_problems_name_the_file(file: Path) -> None:
     """Every problem with what a file says ends with its name."""
-    found = toml_problems(file, 'grup_id = "a"\ntopics = 5\nmax_concurrency = "x"\n[kafka]\nsasl.pasword = "hunter2"\n')
+    found = toml_problems(
+        file, 'grup_id = "a"\ntopics = 5\nmax_concurrency = "x"\n[kafka]\nsasl.passwoord = "hunter2"\n'
+    )
     assert len(found) == 6
     assert all(problem.endswith(f" (in {file})") for problem in found)
 

@@ -203,7 +203,7 @@ def _value_faults(name: str, text: str, *, with_plugins: bool) -> Iterator[str]:
     objection = _objection(name, text)
     if objection is None:
         if _is_read_in_part(name, text):
-            yield f"must be a plain integer, is {text!r}: librdkafka would read another number"
+            yield f"must be a plain integer, is {shown(text)}: librdkafka would read another number"
     elif objection.startswith("No such configuration property"):
         if not with_plugins:
             proposal = did_you_mean(name, PROPERTY_NAMES) or "; librdkafka's CONFIGURATION.md lists them all"

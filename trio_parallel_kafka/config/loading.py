@@ -31,7 +31,7 @@ TOML_TABLES: Final = ("trio-parallel-kafka", "tool.trio-parallel-kafka")
 
 # Stand in for what is missing or unusable, so that the class can judge the rest.
 _STAND_INS: Final = {"bootstrap_servers": "localhost", "group_id": "stand-in", "topics": "stand-in"}
-_LARGEST_EXACT_FLOAT: Final = 2.0**53
+_EXACT_BELOW: Final = 2.0**53  # from there on, a float stands for several integers
 
 
 def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
@@ -151,7 +151,7 @@ def _whole_number(value: Any) -> Any:
         with suppress(ValueError):
             return int(value)
     number = _number(value)  # "1e3" is an integer too
-    is_exact = isinstance(number, float) and number.is_integer() and abs(number) <= _LARGEST_EXACT_FLOAT
+    is_exact = isinstance(number, float) and number.is_integer() and abs(number) < _EXACT_BELOW
     return int(number) if is_exact else value
 
 

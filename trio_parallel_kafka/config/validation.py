@@ -260,6 +260,17 @@ def _strategies_go_together(_config: ConsumerConfig, kafka: KafkaProperties) -> 
         yield Problem(subject, "can't mix cooperative-sticky with range or roundrobin; give one kind")
 
 
+def _tokens_are_asked_for(_config: ConsumerConfig, kafka: KafkaProperties) -> Iterator[Problem]:
+    mechanism = kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms"))
+    has_sasl = str(kafka.get("security.protocol")).lower().startswith("sasl_")
+    if "oauth_cb" in kafka and not (has_sasl and mechanism == "OAUTHBEARER"):
+        yield Problem(
+            property_subject("oauth_cb"),
+            "goes with sasl.mechanism=OAUTHBEARER and security.protocol=sasl_ssl or sasl_plaintext only: the "
+            "client would wait in vain for a token; set the two, or leave it out",
+        )
+
+
 def _milliseconds(kafka: KafkaProperties, name: str) -> int:
     return int(as_client_value(kafka.get(name, DEFAULT_MILLISECONDS[name])))
 
@@ -277,5 +288,6 @@ RELATIONS: Final[tuple[tuple[Relation, AbstractSet[str]], ...]] = (
         {property_subject(HEARTBEAT_INTERVAL), property_subject(SESSION_TIMEOUT)},
     ),
     (_strategies_go_together, set()),
+    (_tokens_are_asked_for, set()),
 )
 """How fields have to fit together, each with what has to be right by itself before it can be asked."""

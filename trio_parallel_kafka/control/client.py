@@ -120,7 +120,13 @@ class Client(Protocol):
         """The ids of those topics for which they are to be had, bounded."""
 
     async def partition_counts(self) -> Mapping[str, int]:
-        """The subscribed topics, as far as they are known now, with the number of their partitions."""
+        """How many partitions the topics have that may be subscribed: those named, or all if there is a pattern.
+
+        What a pattern matches is for the client or the broker to say; their regular expressions aren't Python's.
+
+        Raises:
+            KafkaError: the broker didn't answer in time.
+        """
 
     async def commit(self, entries: Sequence[CommitEntry]) -> Mapping[TopicPartition, ClientError | None]:
         """Commit what is owned in the entry's tenure; say for each entry whether the broker took it."""

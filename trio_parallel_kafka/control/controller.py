@@ -21,7 +21,7 @@ from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartiti
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lanes import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
-from trio_parallel_kafka.errors import KafkaError, OffsetResetError, ParallelKafkaError
+from trio_parallel_kafka.errors import ConsumerClosedError, KafkaError, OffsetResetError, ParallelKafkaError
 from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.record import Record
@@ -73,6 +73,7 @@ class Controller:
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._started: Final = trio.lowlevel.ParkingLot()
         self._is_stopping = False
+        self._has_client = True
         self.handler_errors: list[Exception] = []
         self.failure: BaseException | None = None
         self.last_trouble: str | None = None
@@ -99,9 +100,12 @@ class Controller:
 
         Raises:
             KafkaError: the client can't go on.
+            ConsumerClosedError: the consumer is stopping, so none will be.
         """
         while not self.is_assigned:
             self._raise_failure()
+            if self._is_stopping:
+                raise ConsumerClosedError("no partition will be assigned: the consumer is stopping, or has")
             await self._changed.park()
         await trio.lowlevel.checkpoint()
 
@@ -113,7 +117,6 @@ class Controller:
     def stop(self) -> None:
         """Fetch no more, and start nothing that is fetched from now on."""
         self._is_stopping = True
-        self._client.hurry()
         for assignment in self.member.assignments:
             assignment.pause_reason = STOPPING
         self._client.pause([assignment.partition for assignment in self.member.assignments])
@@ -142,15 +145,16 @@ class Controller:
             KafkaError: the last commit failed for good.
         """
         self.stop()
+        self._client.hurry()
         self.pool.halt()
         with trio.move_on_after(SETTLE):
             await self.pool.wait_until(lambda: not self.pool.in_flight)
         try:
-            if not self.failure:
+            if self._has_client:
                 await self._committer.commit_all()
         finally:
             self._client.unsubscribe()
-        while len(self.member.assignments) and not self.failure:
+        while len(self.member.assignments) and self._has_client:
             await self._changed.park()
 
     def raise_failure(self) -> None:
@@ -171,7 +175,7 @@ class Controller:
             nursery.start_soon(self._every, WATCH_STALLS, self._watch_stalls)
             nursery.start_soon(self._every, RETRY_STARTS, self._rebalancer.retry_starts)
             nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
-            while not self.failure:
+            while self._has_client:
                 try:
                     await self._serve_event()
                 except ParallelKafkaError as error:
@@ -197,6 +201,7 @@ class Controller:
             case Trouble(error):
                 self._note_trouble(error)
             case Failed(error):
+                self._has_client = False
                 self._fail(error)
 
     async def _take(self, event: Fetched) -> None:

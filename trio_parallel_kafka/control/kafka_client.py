@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import logging
 import math
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -112,6 +111,7 @@ class KafkaClient:
     async def close(self) -> bool:
         """Close the client, shielded and bounded; say whether it closed in time."""
         self.hurry()
+        self._thread.submit(self._drop_admin)
         self._thread.submit(self._thread.stop)
         with trio.move_on_after(self._config.close_timeout, shield=True):
             await self._ended.wait()
@@ -325,19 +325,20 @@ class KafkaClient:
                 found[topic] = topic_id
         return found
 
+    def _drop_admin(self) -> None:
+        self._admin = None
+
     def _partition_counts(self) -> Mapping[str, int]:
         try:
             metadata = self._thread.consumer.list_topics(timeout=REQUEST_TIMEOUT)
         except KafkaException as error:
             raise as_error(error.args[0], "no answer about the topics") from error
+        has_pattern = any(topic.startswith("^") for topic in self._config.topics)
         return {
             name: len(topic.partitions)
             for name, topic in metadata.topics.items()
-            if topic.error is None and self._is_subscribed(name)
+            if topic.error is None and (has_pattern or name in self._config.topics)
         }
-
-    def _is_subscribed(self, name: str) -> bool:
-        return any(re.match(topic, name) if topic.startswith("^") else topic == name for topic in self._config.topics)
 
 
 def _committed(answer: ClientPartition) -> Committed:

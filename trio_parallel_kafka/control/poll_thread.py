@@ -46,6 +46,7 @@ from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, R
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
+from trio_parallel_kafka.errors import ConfigError
 from trio_parallel_kafka.statistics import PollStatistics
 
 logger = logging.getLogger("trio_parallel_kafka.client")
@@ -115,14 +116,7 @@ class PollThread:
 
     def run(self) -> None:
         """The thread's life: open, poll until :meth:`stop`, close."""
-        self._consumer = Consumer(
-            {
-                **self._settings.properties,
-                "on_commit": self._on_commit,
-                "error_cb": lambda error: self._post(Trouble(error)),
-            },
-            logger=logger,
-        )
+        self._consumer = self._open()
         try:
             polled_at = time.perf_counter()
             while not self._is_closing:
@@ -136,6 +130,13 @@ class PollThread:
                     raise self._callback_errors[0]
         finally:
             self._consumer.close()
+
+    def _open(self) -> Consumer:
+        callbacks = {"on_commit": self._on_commit, "error_cb": lambda error: self._post(Trouble(error))}
+        try:
+            return Consumer({"logger": logger, **self._settings.properties, **callbacks})
+        except KafkaException as error:
+            raise ConfigError([f"kafka: librdkafka refuses the properties: {error.args[0].str()}"]) from error
 
     def stop(self) -> None:
         self._is_closing = True
@@ -219,6 +220,10 @@ class PollThread:
             self._consumer.seek(ClientPartition(*partition, at.offset))
             self.resume([partition])
 
+    def _start_late(self, starts: Mapping[TopicPartition, StartAt]) -> None:
+        for partition, at in starts.items():
+            self.start(partition, at)
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         owned = [partition for partition in partitions if partition in self._owned]
         self._paused.update(owned)
@@ -262,7 +267,7 @@ class PollThread:
     def _on_assign(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
         with self._carrying_errors():
             assigned = _plain(partitions)
-            starts = self._ask(_assigned(assigned), self._settings.assign_timeout) or {}
+            starts = self._ask(_assigned(assigned), self._settings.assign_timeout, self._start_late) or {}
             offsets = [ClientPartition(*tp, starts[tp].offset if tp in starts else OFFSET_INVALID) for tp in assigned]
             if self._settings.is_incremental:
                 self._consumer.incremental_assign(offsets)
@@ -291,17 +296,24 @@ class PollThread:
             self._disown(lost)
             self._post(Lost(lost))
 
-    def _ask(self, event: Callable[[Callable[[Answer], None]], Event], timeout: float) -> Answer | None:
-        """Post an event and serve calls until it is answered; ``None``: not in time."""
+    def _ask(
+        self,
+        event: Callable[[Callable[[Answer], None]], Event],
+        timeout: float,
+        late: Callable[[Answer], None] = lambda _answer: None,
+    ) -> Answer | None:
+        """Post an event and serve calls until it is answered; ``None``: not in time, ``late`` gets it then."""
         answers: list[Answer] = []
+        accept: Callable[[Answer], None] = answers.append
         self._is_in_callback = True
         try:
-            self._post(event(lambda answer: self.submit(lambda: answers.append(answer))))
+            self._post(event(lambda answer: self.submit(lambda: accept(answer))))
             deadline = time.monotonic() + timeout
             while not answers:
                 self._watchdog.check()
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
+                    accept = late
                     return None
                 try:
                     job = self._jobs.get(timeout=min(remaining, 1.0))

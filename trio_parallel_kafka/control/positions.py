@@ -13,6 +13,7 @@ from typing import Final, Literal
 import attrs
 
 from trio_parallel_kafka.control.client import Client, Committed
+from trio_parallel_kafka.control.failures import final_error
 from trio_parallel_kafka.control.zstd import zstd_decompressor
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.metadata import ReadMap, read_metadata
@@ -79,6 +80,7 @@ class Positions:
 
         Raises:
             OffsetResetError: nothing usable is committed, and the policy is ``"none"``.
+            AuthorizationError: an ACL is missing.
         """
         held = await self._client.committed(partitions)
         ids = await self._client.topic_ids({partition.topic for partition in partitions})
@@ -87,6 +89,9 @@ class Positions:
         for partition in partitions:
             committed = held[partition]
             if committed.error is not None:
+                final = final_error(committed.error, partition)
+                if final is not None:
+                    raise final
                 logger.warning("the committed offset of %s isn't to be had yet: %s", partition, committed.error)
                 continue
             try:

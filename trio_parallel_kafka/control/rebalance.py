@@ -63,7 +63,7 @@ class Rebalancer:
         """Open assignments, and start those whose position is to be had."""
         logger.info("assigned: %s", _names(event.partitions))
         for partition in event.partitions:
-            self._end(self._current([partition]))
+            self._drop(self._current([partition]))
             self._member.assign(partition)
         starts: dict[TopicPartition, StartAt] = {}
         try:
@@ -87,7 +87,7 @@ class Rebalancer:
     async def revoked(self, event: Revoked) -> None:
         """Stop starting, give handlers their grace, cancel them, commit, let go."""
         logger.info("revoked: %s", _names(event.partitions))
-        assignments = self._current(event.partitions)
+        assignments = [each for each in self._current(event.partitions) if each.phase is Phase.ACTIVE]
         try:
             for assignment in assignments:
                 self._member.begin_revoke(assignment)
@@ -98,15 +98,13 @@ class Rebalancer:
         except KafkaError as error:
             logger.warning("the last commit of %s failed, it will be replayed: %s", _names(event.partitions), error)
         finally:
-            self._end(assignments)
+            self._drop(self._current(event.partitions))
             event.reply()
 
     def lost(self, event: Lost) -> None:
         """Cancel at once, commit nothing."""
         logger.warning("lost: %s; what was in flight or not committed is replayed", _names(event.partitions))
-        assignments = self._current(event.partitions)
-        self._pool.cancel(assignments)
-        self._end(assignments)
+        self._drop(self._current(event.partitions))
 
     async def cancel(self, assignments: Collection[Assignment[Record]]) -> None:
         """Cancel the handlers of these, wait for them within a bound, and name those that don't end."""
@@ -150,8 +148,7 @@ class Rebalancer:
 
     async def _restart(self, assignment: Assignment[Record], start: Start) -> None:
         """End the tenure as if it were lost, and begin another of the same partition."""
-        self._pool.cancel([assignment])
-        self._end([assignment])
+        self._drop([assignment])
         await self._start(self._member.assign(assignment.partition), start)
 
     async def _start(self, assignment: Assignment[Record], start: Start) -> None:
@@ -192,7 +189,8 @@ class Rebalancer:
         found = (self._member.assignments.get(partition) for partition in partitions)
         return [assignment for assignment in found if assignment is not None]
 
-    def _end(self, assignments: Collection[Assignment[Record]]) -> None:
+    def _drop(self, assignments: Collection[Assignment[Record]]) -> None:
+        self._pool.cancel(assignments)
         for assignment in assignments:
             self._member.end(assignment)
 

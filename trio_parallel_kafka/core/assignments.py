@@ -43,7 +43,7 @@ class Phase(enum.Enum):
 
 
 TRANSITIONS: Final = {
-    Phase.STARTING: frozenset({Phase.ACTIVE, Phase.REVOKING, Phase.ENDED}),
+    Phase.STARTING: frozenset({Phase.ACTIVE, Phase.ENDED}),
     Phase.ACTIVE: frozenset({Phase.REVOKING, Phase.ENDED}),
     Phase.REVOKING: frozenset({Phase.ENDED}),
     Phase.ENDED: frozenset[Phase](),
