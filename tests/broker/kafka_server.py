@@ -170,9 +170,7 @@ class KafkaServer:
     @property
     def pid(self) -> int:
         """The process id of the running broker."""
-        if self._process is None:
-            raise RuntimeError("the broker isn't running")
-        return self._process.pid
+        return self._running().pid
 
     def login(self, user: str, password: str | None = None) -> dict[str, str]:
         """Return the client properties that log ``user`` in, with its true password unless one is given."""
@@ -206,13 +204,13 @@ class KafkaServer:
     def freeze(self) -> None:
         """Let the broker hold its connections and answer nothing (``SIGSTOP``)."""
         if not self._frozen:
-            os.kill(self.pid, signal.SIGSTOP)
+            self._running().send_signal(signal.SIGSTOP)
             os.waitpid(self.pid, os.WUNTRACED)
             self._frozen = True
 
     def thaw(self) -> None:
         """Let a frozen broker go on (``SIGCONT``)."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._running().send_signal(signal.SIGCONT)
         self._frozen = False
 
     def restart(self) -> None:
@@ -229,14 +227,23 @@ class KafkaServer:
         if self._process is not None:
             raise RuntimeError("the broker is still running")
         began = time.monotonic()
-        self._launch()
-        self._wait_ready(began + START_TIMEOUT)
+        try:
+            self._launch()
+            self._wait_ready(began + START_TIMEOUT)
+        except BrokerStartError:
+            self.kill()
+            raise
         self.start_seconds = time.monotonic() - began
 
     def log_tail(self) -> str:
         """Return the last lines of what the broker has logged."""
         lines = self.log_path.read_text(errors="replace").splitlines() if self.log_path.exists() else []
         return "\n".join(lines[-_LOG_TAIL_LINES:])
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the broker isn't running")
+        return self._process
 
     def _start_first_time(self) -> None:
         for attempt in range(1, _PORT_ATTEMPTS + 1):
@@ -247,7 +254,7 @@ class KafkaServer:
             try:
                 self.start_again()
             except BrokerStartError as error:
-                self.kill()
+                # Somebody may have taken a port between the look and the start.
                 if "BindException" not in str(error) or attempt == _PORT_ATTEMPTS:
                     raise
                 self.log_path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+from broker import kafka_server
 from broker.cluster import Cluster, NewRecord
 from broker.kafka_jars import BrokerChoice, choose_broker
 from broker.kafka_server import BrokerStartError, KafkaServer, StartKafka
@@ -273,6 +275,21 @@ def test_broker_that_dies_is_an_error_at_once(private_kafka: StartKafka) -> None
     with pytest.raises(BrokerStartError, match=r"(?s)ended with status \d+ while starting.*Xno-such"):
         private_kafka(java_options=["-Xno-such-option"])
     assert time.monotonic() - began < 15
+
+
+def test_port_taken_meanwhile(private_kafka: StartKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that somebody takes before the broker does leads to a start on others."""
+    free_ports = kafka_server._free_ports
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        picks = [[*free_ports(1), taken.getsockname()[1]], free_ports(2)]
+        chosen = list(picks[1])
+        monkeypatch.setattr(kafka_server, "_free_ports", lambda _count: picks.pop(0))
+        server = private_kafka()
+    assert picks == []
+    assert server.bootstrap_servers == f"127.0.0.1:{chosen[0]}"
+    assert _answers(server)
 
 
 def test_wrong_password_is_refused(secured_kafka: KafkaServer) -> None:

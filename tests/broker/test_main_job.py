@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -40,7 +39,7 @@ async def produced(kafka: Cluster, workload: Workload, partitions: int) -> str:
     return topic
 
 
-def configured(kafka: Cluster, topic: str, **fields: Any) -> ConsumerConfig:
+def configured(kafka: Cluster, topic: str, /, **fields: Any) -> ConsumerConfig:
     """A configuration for one topic, with a group of its own unless named."""
     group = fields.pop("group_id", None) or kafka.unique("billing")
     return ConsumerConfig(bootstrap_servers=kafka.bootstrap_servers, group_id=group, topics=topic, **fields)
@@ -331,4 +330,3 @@ async def test_busy_loop(kafka: Cluster, blocking: float, caplog: pytest.LogCapt
     assert "revoked" not in caught
     assert "lost" not in caught
     assert ("time.sleep(blocking)" in caught) == bool(blocking)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -144,8 +144,8 @@ class ConsumerConfig:
     restart; shorter fails sooner on a wrong address or password."""
 
     close_timeout: float = 10.0
-    """Seconds for the last commit, leaving the group and closing the client, together. Default 10.0. Longer
-    gives a slow broker the chance to take the commit; shorter ends sooner without one."""
+    """Seconds for the last commit and letting the partitions go, and as long again for closing the client.
+    Default 10.0. Longer gives a slow broker the chance to take the commit; shorter ends sooner without one."""
 
     stall_warning: float = 60.0
     """Seconds after which the oldest incomplete record of a partition is logged as a stall. Default 60.0.

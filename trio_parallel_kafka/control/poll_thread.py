@@ -281,7 +281,7 @@ class PollThread:
     def _on_revoke(self, _consumer: Consumer, partitions: list[ClientPartition]) -> None:
         with self._carrying_errors():
             revoked = _plain(partitions)
-            if self._ask(_revoked(revoked), self._settings.revoke_timeout) is None:
+            if self._ask(_revoked(revoked), self._settings.revoke_timeout) is None and not self._is_closing:
                 logger.error(
                     "the Trio loop didn't answer a revoke of %s within %.1f s: let go without a commit, "
                     "what was completed will be replayed",
@@ -310,6 +310,8 @@ class PollThread:
             self._post(event(lambda answer: self.submit(lambda: accept(answer))))
             deadline = time.monotonic() + timeout
             while not answers:
+                if self._is_closing:
+                    return None  # nobody is left to answer
                 self._watchdog.check()
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:

@@ -2,8 +2,8 @@
 
 A partition is paused as long as one more batch could take it over its bound. It resumes when what can run
 has fallen to half of the bound: *what can run*, because records behind a stuck one would otherwise keep the
-rest of their partition waiting for ever. An eighth of the bound has to be free, so that a buffer full of
-stuck records doesn't flap between the two (each pause throws away what the client has fetched ahead).
+rest of their partition waiting for ever. And it has to be an eighth of the bound away from its next pause, so
+that a buffer full of stuck records doesn't flap (each pause throws away what the client has fetched ahead).
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class FlowLimits:
 
     def may_resume(self, records: int, size: int, runnable: int) -> bool:
         """Whether a paused partition may fetch again; ``runnable`` of the buffered ``records`` aren't stuck."""
-        room = max(self.batch_size, self.max_records // 8)
-        if records + room > self.max_records or size > self.max_bytes - self.max_bytes // 8:
+        if self.is_full(records + self.max_records // 8, size + self.max_bytes // 8):
             return False
         runnable_size = size * runnable // records if records else 0
         return runnable * 2 <= self.max_records and runnable_size * 2 <= self.max_bytes

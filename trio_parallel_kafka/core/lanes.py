@@ -138,7 +138,8 @@ class LaneScheduler(Generic[T]):
     def seal(self, lane: Lane[T]) -> None:
         """Nothing of this lane is to be started any more; what is offered to it only waits."""
         lane.is_sealed = True
-        lane.group.sealed.append(lane)
+        if not lane.group.is_closed:
+            lane.group.sealed.append(lane)
 
     def close(self, group: LaneGroup[T]) -> None:
         """Drop a group: nothing of it is handed out any more, and its buffers are closed."""

@@ -1,0 +1,114 @@
+"""Flow control: the bound holds, there is always progress, and nothing flaps."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, example, given, strategies as st
+
+from trio_parallel_kafka.core.flow import MAX_BATCH, FlowLimits
+
+limits = st.builds(
+    FlowLimits,
+    max_records=st.integers(1, 50) | st.integers(1, 100_000),
+    max_bytes=st.integers(1, 50) | st.integers(1, 2**40),
+)
+counts = st.integers(0, 60) | st.integers(0, 100_000)
+sizes = st.integers(0, 60) | st.integers(0, 2**41)
+
+SMALL = range(1, 11)
+
+
+@given(flow=limits)
+@example(flow=FlowLimits(1, 1))
+@example(flow=FlowLimits(7, 1))
+@example(flow=FlowLimits(10**9, 1))
+def test_batch_is_between_one_record_and_the_most_that_is_built_at_once(flow: FlowLimits) -> None:
+    """A batch is a quarter of the bound, at least one record, and never over the client's limit."""
+    assert flow.batch_size == sorted((1, flow.max_records // 4, MAX_BATCH))[1] or flow.batch_size == 1
+    assert 1 <= flow.batch_size <= min(MAX_BATCH, flow.max_records)
+    assert flow.batch_size == MAX_BATCH or flow.batch_size * 4 <= max(flow.max_records, 4)
+
+
+@given(flow=limits, records=counts, size=sizes)
+@example(flow=FlowLimits(1, 1), records=0, size=0)
+@example(flow=FlowLimits(8, 1000), records=6, size=0)
+def test_one_more_batch_never_passes_the_bound(flow: FlowLimits, records: int, size: int) -> None:
+    """A partition that isn't full has room for a whole batch, and is below its bound in bytes."""
+    if not flow.is_full(records, size):
+        assert records + flow.batch_size <= flow.max_records
+        assert size < flow.max_bytes
+    else:
+        assert records + flow.batch_size > flow.max_records or size >= flow.max_bytes
+
+
+@given(flow=limits, records=counts, size=sizes, runnable=counts)
+@example(flow=FlowLimits(2, 1), records=1, size=1, runnable=0)  # both at once, it went to and fro for ever
+@example(flow=FlowLimits(4, 7), records=1, size=7, runnable=0)
+def test_never_full_and_resumable_at_once(flow: FlowLimits, records: int, size: int, runnable: int) -> None:
+    """What is resumed isn't paused again at once."""
+    assume(runnable <= records)
+    assert not (flow.may_resume(records, size, runnable) and flow.is_full(records, size))
+
+
+@given(flow=limits, records=counts, size=sizes)
+@example(flow=FlowLimits(1000, 10**9), records=750, size=0)  # paused at 751, resumed at 750: a pause for each record
+@example(flow=FlowLimits(8, 10**9), records=6, size=0)
+def test_buffer_of_stuck_records_does_not_flap(flow: FlowLimits, records: int, size: int) -> None:
+    """A resumed partition takes an eighth of its bound more, in records and in bytes, before it is paused again."""
+    assume(flow.may_resume(records, size, runnable=0))
+    assert not flow.is_full(records + flow.max_records // 8, size)
+    assert not flow.is_full(records, size + flow.max_bytes // 8)
+
+
+@given(flow=limits, records=counts, size=sizes, runnable=counts)
+@example(flow=FlowLimits(10, 100), records=6, size=0, runnable=6)
+@example(flow=FlowLimits(10, 100), records=4, size=80, runnable=4)
+def test_resumes_only_when_half_is_left_to_run(flow: FlowLimits, records: int, size: int, runnable: int) -> None:
+    """While over half of the bound can still run, in records or in their share of the bytes, nothing is fetched."""
+    assume(0 < runnable <= records)
+    if runnable * 2 > flow.max_records or (size * runnable // records) * 2 > flow.max_bytes:
+        assert not flow.may_resume(records, size, runnable)
+
+
+@given(flow=limits, size=sizes)
+@example(flow=FlowLimits(1, 1), size=0)
+@example(flow=FlowLimits(1000, 1), size=0)
+def test_drained_partition_resumes(flow: FlowLimits, size: int) -> None:
+    """With nothing buffered there is always progress: it isn't full, and it may resume."""
+    assert flow.may_resume(0, 0, 0)
+    assert not flow.is_full(0, 0)
+
+
+@given(flow=limits, stuck=counts, size=sizes)
+@example(flow=FlowLimits(1000, 10**6), stuck=500, size=1000)
+def test_stuck_records_hold_back_only_what_they_fill(flow: FlowLimits, stuck: int, size: int) -> None:
+    """With the runnable ones drained, stuck records up to half of either bound never keep their partition waiting."""
+    assume(stuck * 2 <= flow.max_records and size * 2 <= flow.max_bytes)
+    assert flow.may_resume(stuck, size, runnable=0)
+
+
+@pytest.mark.parametrize("max_records", SMALL)
+@pytest.mark.parametrize("record_size", [0, 1, 3, 20])
+def test_small_bounds_always_get_through(max_records: int, record_size: int) -> None:
+    """With any small bounds all records pass, however large each, and the bound in records holds."""
+    for max_bytes in SMALL:
+        flow = FlowLimits(max_records, max_bytes)
+        left, buffered, is_paused = 100, 0, False
+        while left or buffered:
+            while left and not is_paused:
+                batch = min(flow.batch_size, left)
+                left, buffered = left - batch, buffered + batch
+                assert buffered <= max_records
+                is_paused = flow.is_full(buffered, buffered * record_size)
+            assert buffered, "paused with nothing that could end the pause"
+            buffered -= 1
+            is_paused = is_paused and not flow.may_resume(buffered, buffered * record_size, buffered)
+
+
+@pytest.mark.parametrize("max_records", SMALL)
+def test_small_bound_resumes_with_room_for_a_batch_and_an_eighth(max_records: int) -> None:
+    """A partition with stuck records resumes as soon as a batch and an eighth of the bound are free, and not before."""
+    flow = FlowLimits(max_records, 1000)
+    least_free = flow.batch_size + max_records // 8
+    for stuck in range(max_records + 1):
+        assert flow.may_resume(stuck, stuck, runnable=0) is (max_records - stuck >= least_free)
