@@ -82,9 +82,9 @@ class Recorder:
     def __init__(self, path: Path | None = None) -> None:
         self.entries: list[Entry] = []
         self.done: set[int] = set()
-        self._path = path
         self._file = None if path is None else os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self._unread = b""
+        self._read_to = 0
+        self._half_line = b""
 
     def close(self) -> None:
         if self._file is not None:
@@ -124,8 +124,9 @@ class Recorder:
     def refresh(self) -> int:
         """Read what was appended to the file; return how many records have been handled to their end."""
         if self._file is not None:
-            while chunk := os.read(self._file, 1 << 20):
-                *lines, self._unread = (self._unread + chunk).split(b"\n")
+            while chunk := os.pread(self._file, 1 << 20, self._read_to):
+                self._read_to += len(chunk)
+                *lines, self._half_line = (self._half_line + chunk).split(b"\n")
                 for line in lines:
                     self._keep(_entry(line.decode()))
         return len(self.done)

@@ -311,9 +311,9 @@ async def test_busy_loop(kafka: Cluster, blocking: float, caplog: pytest.LogCapt
     )
     recorder = Recorder()
 
-    async def work(number: int) -> None:
+    async def work(_number: int) -> None:
         await _burn(slices=4)
-        if number == 100:
+        if len(recorder.done) == 100:
             time.sleep(blocking)  # noqa: ASYNC251 - the fault under test
 
     with trio.fail_after(PATIENCE):

@@ -13,7 +13,7 @@ from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import Assigned, Client, Failed, Fetched, Lost, Revoked, Trouble
 from trio_parallel_kafka.control.committer import Committer
 from trio_parallel_kafka.control.dispatcher import Dispatcher
-from trio_parallel_kafka.control.failures import as_error, final_error
+from trio_parallel_kafka.control.failures import FINAL, as_error, final_error
 from trio_parallel_kafka.control.positions import Positions
 from trio_parallel_kafka.control.rebalance import SETTLE, Rebalancer
 from trio_parallel_kafka.control.totals import ControlTotals
@@ -21,7 +21,7 @@ from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartiti
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lanes import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
-from trio_parallel_kafka.errors import ConsumerClosedError, KafkaError, OffsetResetError, ParallelKafkaError
+from trio_parallel_kafka.errors import ConsumerClosedError, KafkaError, ParallelKafkaError
 from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.record import Record
@@ -35,7 +35,7 @@ STUCK_AFTER: Final = 1.0
 """Seconds after which the records behind a running one don't count as runnable."""
 
 WATCH_STALLS: Final = 1.0
-RETRY_STARTS: Final = 1.0
+RETRY: Final = 1.0
 CHECK_TOPICS: Final = 30.0
 
 
@@ -173,7 +173,7 @@ class Controller:
             nursery.start_soon(self._commit_regularly)
             nursery.start_soon(self._watch_flow)
             nursery.start_soon(self._every, WATCH_STALLS, self._watch_stalls)
-            nursery.start_soon(self._every, RETRY_STARTS, self._rebalancer.retry_starts)
+            nursery.start_soon(self._every, RETRY, self._rebalancer.retry)
             nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
             while self._has_client:
                 try:
@@ -248,8 +248,10 @@ class Controller:
     async def _do(self, duty: Callable[[], Awaitable[None]]) -> None:
         try:
             await duty()
+        except FINAL as error:
+            self._fail(error)
         except ParallelKafkaError as error:
-            self._fail(error) if isinstance(error, OffsetResetError) else logger.warning("%s", error)
+            logger.warning("%s", error)
 
     async def _watch_flow(self) -> None:
         while True:

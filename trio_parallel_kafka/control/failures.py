@@ -7,7 +7,10 @@ from typing import Final
 from confluent_kafka import KafkaError as ClientError
 
 from trio_parallel_kafka.core.assignments import TopicPartition
-from trio_parallel_kafka.errors import AuthenticationError, AuthorizationError, KafkaError
+from trio_parallel_kafka.errors import AuthenticationError, AuthorizationError, KafkaError, OffsetResetError
+
+FINAL: Final = (AuthenticationError, AuthorizationError, OffsetResetError)
+"""Errors that trying again doesn't mend."""
 
 _FINAL: Final[dict[int, tuple[type[KafkaError], str]]] = {
     ClientError._FATAL: (KafkaError, "the client reports a fatal error"),  # noqa: SLF001

@@ -310,19 +310,17 @@ class KafkaClient:
             raise as_error(error.args[0], "no answer about the offsets", partition) from error
 
     def _topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
-        if self._admin is None:
-            self._admin = AdminClient(_connection_properties(self._properties))
-        futures = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT)
         found = {}
-        for topic, future in futures.items():
-            try:
-                identity = future.result(timeout=REQUEST_TIMEOUT).topic_id
-            except (KafkaException, TimeoutError) as error:
-                logger.debug("the id of topic %s isn't to be had: %s", topic, error)
-                continue
-            topic_id = _topic_id(identity)
-            if any(topic_id):
-                found[topic] = topic_id
+        try:
+            if self._admin is None:
+                self._admin = AdminClient(_connection_properties(self._properties))
+            asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT)
+            for topic, answer in asked.items():
+                topic_id = _topic_id(answer.result(timeout=REQUEST_TIMEOUT).topic_id)
+                if any(topic_id):
+                    found[topic] = topic_id
+        except (KafkaException, TimeoutError) as error:
+            logger.debug("the ids of topics aren't to be had: %s", error)
         return found
 
     def _drop_admin(self) -> None:

@@ -7,13 +7,13 @@ disagree, and the next commit would then erase the map.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final, Literal
 
 import attrs
 
 from trio_parallel_kafka.control.client import Client, Committed
-from trio_parallel_kafka.control.failures import final_error
+from trio_parallel_kafka.control.failures import FINAL, final_error
 from trio_parallel_kafka.control.zstd import zstd_decompressor
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.metadata import ReadMap, read_metadata
@@ -96,7 +96,7 @@ class Positions:
                 continue
             try:
                 starts[partition] = await self._start(partition, committed, ids.get(partition.topic))
-            except OffsetResetError:
+            except FINAL:
                 raise
             except KafkaError as error:
                 logger.warning("where to start %s isn't to be had yet: %s", partition, error)
@@ -143,13 +143,13 @@ class Positions:
         return Start(start, topic_id=topic_id)
 
     async def recreated(self, topics: Collection[str]) -> dict[str, bytes]:
-        """Those of these topics whose id has changed since it was last looked at, with the new id."""
+        """Those of these topics whose id isn't the one noted, with the new id; what has none gets one."""
         ids = await self._client.topic_ids(topics)
-        changed = {
-            topic: identity for topic, identity in ids.items() if self._topic_ids.get(topic, identity) != identity
-        }
+        return {topic: each for topic, each in ids.items() if self._topic_ids.setdefault(topic, each) != each}
+
+    def note_topic_ids(self, ids: Mapping[str, bytes]) -> None:
+        """From now on, these topics are those with these ids."""
         self._topic_ids.update(ids)
-        return changed
 
     async def _start(self, partition: TopicPartition, committed: Committed, topic_id: bytes | None) -> Start:
         if committed.offset is None:

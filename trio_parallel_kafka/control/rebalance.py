@@ -10,6 +10,7 @@ import trio
 
 from trio_parallel_kafka.control.client import Assigned, Client, Lost, Revoked, StartAt
 from trio_parallel_kafka.control.committer import Committer
+from trio_parallel_kafka.control.failures import FINAL
 from trio_parallel_kafka.control.positions import Positions, Start
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
@@ -58,6 +59,7 @@ class Rebalancer:
         self._totals: Final = totals
         self._revoke_grace: Final = revoke_grace
         self._on_started: Final = on_started
+        self._astray: set[Assignment[Record]] = set()
 
     async def assigned(self, event: Assigned) -> None:
         """Open assignments, and start those whose position is to be had."""
@@ -75,14 +77,17 @@ class Rebalancer:
         if starts:
             self._on_started()
 
-    async def retry_starts(self) -> None:
-        """Start what couldn't be started when it was assigned."""
+    async def retry(self) -> None:
+        """Start what couldn't be started when it was assigned, and read on where reading was given up."""
         waiting = [each.partition for each in self._member.assignments if each.phase is Phase.STARTING]
-        if not waiting:
-            return
-        for assignment, start in (await self._resolve(waiting)).items():
-            await self._start(assignment, start)
-            self._on_started()
+        if waiting:
+            for assignment, start in (await self._resolve(waiting)).items():
+                if self._is_in(assignment, Phase.STARTING):
+                    await self._start(assignment, start)
+                    self._on_started()
+        for assignment in tuple(self._astray):
+            self._astray.discard(assignment)
+            await self.reset(assignment)
 
     async def revoked(self, event: Revoked) -> None:
         """Stop starting, give handlers their grace, cancel them, commit, let go."""
@@ -115,10 +120,18 @@ class Rebalancer:
             logger.error("the handler of %r doesn't react to its cancellation; what it completes is ignored", lane.head)
 
     async def reset(self, assignment: Assignment[Record]) -> None:
-        """The log doesn't hold the offset that was to be read next."""
-        next_offset = assignment.tracker.next_offset
-        start = await self._positions.reset(assignment.partition, next_offset)
-        if start.position >= next_offset:
+        """The log doesn't hold the offset that was to be read next, or it isn't known whether it does."""
+        try:
+            start = await self._positions.reset(assignment.partition, assignment.tracker.next_offset)
+        except FINAL:
+            raise
+        except KafkaError as error:
+            logger.warning("where to go on in %s isn't to be had yet: %s", assignment.partition, error)
+            self._astray.add(assignment)
+            return
+        if not self._is_in(assignment, Phase.ACTIVE):
+            return
+        if start.position >= assignment.tracker.next_offset:
             assignment.tracker.skip_to(start.position)
             self._totals.lost_to_retention += start.lost
             await self._read_from(assignment, start.position)
@@ -134,7 +147,9 @@ class Rebalancer:
             if topic_id is not None and assignment.phase is Phase.ACTIVE:
                 logger.error("%s was deleted and made again; it is read from its start", assignment.partition)
                 first, _ = await self._client.offset_range(assignment.partition)
-                await self._restart(assignment, Start(first, topic_id=topic_id))
+                if self._is_in(assignment, Phase.ACTIVE):
+                    await self._restart(assignment, Start(first, topic_id=topic_id))
+        self._positions.note_topic_ids(changed)
 
     async def restart(self, assignment: Assignment[Record], offset: int) -> None:
         """The partition's offsets start again at ``offset``."""
@@ -144,27 +159,36 @@ class Rebalancer:
             offset,
             assignment.tracker.next_offset - 1,
         )
-        await self._restart(assignment, Start(offset))
+        await self._restart(assignment, Start(offset, topic_id=assignment.topic_id))
 
     async def _restart(self, assignment: Assignment[Record], start: Start) -> None:
         """End the tenure as if it were lost, and begin another of the same partition."""
-        self._drop([assignment])
-        await self._start(self._member.assign(assignment.partition), start)
+        self._member.begin_revoke(assignment)
+        await self.cancel([assignment])
+        if self._is_in(assignment, Phase.REVOKING):
+            self._drop([assignment])
+            await self._start(self._member.assign(assignment.partition), start)
 
     async def _start(self, assignment: Assignment[Record], start: Start) -> None:
         self._open(assignment, start)
         await self._read_from(assignment, start.position)
 
     async def _read_from(self, assignment: Assignment[Record], position: int) -> None:
-        await self._client.start(assignment.partition, StartAt(position, assignment.assignment_epoch))
+        try:
+            await self._client.start(assignment.partition, StartAt(position, assignment.assignment_epoch))
+        except KafkaError as error:
+            logger.warning("%s isn't read yet: %s", assignment.partition, error)
+            self._astray.add(assignment)
         if assignment.pause_reason is not None:
             self._client.pause([assignment.partition])
 
     async def _resolve(self, partitions: Sequence[TopicPartition]) -> dict[Assignment[Record], Start]:
         """The starts that are to be had, of assignments that are still waiting for one."""
-        busy = {lane.group.owner.partition for lane in self._pool.running()}
+        with trio.move_on_after(SETTLE):
+            await self._pool.wait_until(lambda: not self._running_in(partitions))
+        busy = self._running_in(partitions)
         free = [partition for partition in partitions if partition not in busy]
-        for partition in set(partitions) - set(free):
+        for partition in busy:
             logger.warning("%s waits for a handler of an earlier assignment to end", partition)
         starts = await self._positions.resolve(free) if free else {}
         found = {}
@@ -173,6 +197,15 @@ class Rebalancer:
             if assignment is not None and assignment.phase is Phase.STARTING:
                 found[assignment] = start
         return found
+
+    def _running_in(self, partitions: Collection[TopicPartition]) -> set[TopicPartition]:
+        """Those of the partitions that a handler runs in, of whichever assignment."""
+        return {lane.group.owner.partition for lane in self._pool.running()}.intersection(partitions)
+
+    @staticmethod
+    def _is_in(assignment: Assignment[Record], phase: Phase) -> bool:
+        """Whether nothing has happened to an assignment while something was waited for."""
+        return assignment.phase is phase
 
     def _open(self, assignment: Assignment[Record], start: Start) -> None:
         self._member.start(assignment, start.position, start.completed, start.topic_id)

@@ -6,8 +6,10 @@ Rules
 - A partition has at most one current assignment. A partition that comes back gets a new one, with a higher
   ``assignment_epoch``; nothing is carried over.
 - Phases only move forward, along :data:`TRANSITIONS`.
-- A completion counts from the assignment's start until its end. Afterwards it changes nothing.
-- Only an assignment that has started and hasn't ended may be committed.
+- While its position isn't known, an assignment can't be revoked, only ended: the position that its last commit
+  would carry doesn't exist.
+- A completion counts while the assignment is active or being revoked. Afterwards it changes nothing.
+- Only a current assignment that is active or being revoked may be committed.
 """
 
 from __future__ import annotations
@@ -81,7 +83,6 @@ class Assignment(Generic[R]):
     """
 
     __slots__ = (
-        "_has_started",
         "_phase",
         "_tracker",
         "assignment_epoch",
@@ -100,7 +101,6 @@ class Assignment(Generic[R]):
         self.topic_id: bytes | None = None
         self.pause_reason: str | None = None
         self._phase = Phase.STARTING
-        self._has_started = False
         self._tracker: OffsetTracker[R] = OffsetTracker(0)
 
     def __repr__(self) -> str:
@@ -117,16 +117,12 @@ class Assignment(Generic[R]):
 
     @property
     def is_current(self) -> bool:
-        """Whether completions count and commits are allowed: from its start to its end.
-
-        Revoked before its position was known, it has nothing to commit: 0 would move the group back.
-        """
-        return self._has_started and self._phase is not Phase.ENDED
+        """Whether completions count and commits are allowed."""
+        return self._phase is Phase.ACTIVE or self._phase is Phase.REVOKING
 
     def start(self, position: int, completed: OffsetRanges = (), topic_id: bytes | None = None) -> None:
         """The position is known: reading begins there."""
         self._move(Phase.ACTIVE)
-        self._has_started = True
         self._tracker = OffsetTracker(position, completed)
         self.topic_id = topic_id
 
