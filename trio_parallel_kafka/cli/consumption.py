@@ -52,7 +52,6 @@ class OrderConsumption:
             nursery.start_soon(self._watch, consumer.stop)
             await consumer.run(self._handle)
             nursery.cancel_scope.cancel()
-        self._report()
 
     async def _handle(self, record: Record) -> None:
         order = Order.from_record(record)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol, TextIO
 
 from trio_parallel_kafka.cli.orders import Workload
@@ -58,7 +59,54 @@ class PlainDisplay:
 
 
 @contextmanager
-def open_display(workload: Workload, *, stream: TextIO) -> Iterator[Display]:
-    """Show a run on a stream: drawn where that is a terminal, else in lines; warnings of the library, too."""
-    with _display(workload, stream) as display, _warnings_on(display):
+def open_display(workload: Workload, *, as_json: bool) -> Iterator[Display]:
+    """Show a run: drawn on a terminal, else in lines; warnings of the library among it.
+
+    Args:
+        workload: what will be done.
+        as_json: the standard output is for programs, so show it on the standard error.
+
+    Raises:
+        ParallelKafkaError: something has to be drawn, the run or the table after it, and rich isn't installed.
+    """
+    stream = sys.stderr if as_json else sys.stdout
+    is_drawn = stream.isatty() and os.environ.get("TERM") != "dumb"
+    if is_drawn or not as_json:
+        _require_rich()
+    with ExitStack() as stack:
+        display: Display
+        if is_drawn:
+            from trio_parallel_kafka.cli.drawing import DrawnDisplay  # noqa: PLC0415 - it needs the extra
+
+            display = stack.enter_context(DrawnDisplay(stream, workload))
+        else:
+            display = PlainDisplay(stream, workload)
+        stack.enter_context(_warnings_on(display))
         yield display
+
+
+def _require_rich() -> None:
+    if importlib.util.find_spec("rich") is None:
+        raise ParallelKafkaError("this needs rich, which is not installed: pip install 'trio-parallel-kafka[cli]'")
+
+
+@contextmanager
+def _warnings_on(display: Display) -> Iterator[None]:
+    """Or Python would write them to the standard error, in the midst of what is drawn."""
+    handler = _Handler(display)
+    logger = logging.getLogger("trio_parallel_kafka")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self._display: Final = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a message, without the traceback that may come with it."""
+        self._display.say(f"{record.levelname.lower()}: {record.getMessage()}")

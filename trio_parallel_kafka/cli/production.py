@@ -11,13 +11,13 @@ from trio_parallel_kafka.cli.orders import Order
 from trio_parallel_kafka.cli.topics import SILENT, OrderTopic
 from trio_parallel_kafka.errors import KafkaError
 
-MAX_UNDELIVERED: Final = 10_000
+MAX_UNDELIVERED: Final = 2_000
 """Orders that may be on their way at once."""
 
 DELIVERY_TIMEOUT: Final = 30.0
 """Seconds within which the cluster has to take an order."""
 
-_POLL_TIMEOUT: Final = 0.1
+_FLUSH_TIMEOUT: Final = 0.1
 
 
 class OrderProducer:
@@ -49,7 +49,7 @@ class OrderProducer:
         )
         for order in orders:
             while len(producer) >= MAX_UNDELIVERED:
-                self._serve(producer, on_progress)
+                self._flush(producer, on_progress)
             producer.produce(
                 self._topic.name,
                 key=order.key,
@@ -57,16 +57,17 @@ class OrderProducer:
                 partition=order.partition,
                 on_delivery=self._on_delivery,
             )
-        while len(producer):
-            self._serve(producer, on_progress)
-        self._serve(producer, on_progress)
+        while self._flush(producer, on_progress):
+            pass
 
-    def _serve(self, producer: Producer, on_progress: Callable[[int], None]) -> None:
-        producer.flush(_POLL_TIMEOUT)
+    def _flush(self, producer: Producer, on_progress: Callable[[int], None]) -> int:
+        """Wait for a moment, report; return how many are left to deliver."""
+        left = producer.flush(_FLUSH_TIMEOUT)
         if self._refusal is not None:
             message = f"couldn't produce to {self._topic.name} on {self._topic.place}: {self._refusal.str()}"
             raise KafkaError(message, topic=self._topic.name)
         on_progress(self._delivered)
+        return left
 
     def _on_delivery(self, error: ClientError | None, _message: Message) -> None:
         if error is None:

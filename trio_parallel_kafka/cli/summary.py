@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Self
 
 import attrs
@@ -113,16 +112,19 @@ class Summary:
 
     def as_json(self) -> str:
         """All figures as one JSON object on one line, times in seconds."""
-        return json.dumps(dict(self._figures()))
-
-    def _figures(self) -> Iterator[tuple[str, object]]:
-        for name in ("records", "keys", "partitions", "ordering", "concurrency"):
-            yield name, getattr(self, name)
-        for name in ("seconds", "records_per_second"):
-            yield name, round(getattr(self, name), 3)
-        for name in ("one_at_a_time_seconds", "one_at_a_time_records_per_second", "speed_up"):
-            yield name, round(getattr(self, name), 3)
-        yield "peak_in_flight", self.peak_in_flight
-        for check in self.checks:
-            yield check.name.replace(" ", "_"), check.count
-        yield "passed", self.has_passed
+        figures = {
+            "records": self.records,
+            "keys": self.keys,
+            "partitions": self.partitions,
+            "ordering": self.ordering,
+            "concurrency": self.concurrency,
+            "seconds": round(self.seconds, 3),
+            "records_per_second": round(self.records_per_second, 1),
+            "one_at_a_time_seconds": round(self.one_at_a_time_seconds, 3),
+            "one_at_a_time_records_per_second": round(self.one_at_a_time_records_per_second, 1),
+            "speed_up": round(self.speed_up, 2),
+            "peak_in_flight": self.peak_in_flight,
+            **{check.name.replace(" ", "_"): check.count for check in self.checks},
+            "passed": self.has_passed,
+        }
+        return json.dumps(figures)

@@ -98,15 +98,15 @@ def _real_topic(bootstrap_servers: str, partitions: int) -> Iterator[OrderTopic]
 
 def _connect(bootstrap_servers: str) -> AdminClient:
     reasons: list[ClientError] = []
-    admin = AdminClient(
-        {"bootstrap.servers": bootstrap_servers, "log_level": SILENT, "error_cb": reasons.append}
-    )
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": SILENT, "error_cb": reasons.append})
     try:
         admin.list_topics(timeout=CONNECT_TIMEOUT)
     except KafkaException as error:
         admin.poll(0)  # serves error_cb, which alone knows the reason
         reason = next(iter(reasons), error.args[0]).str()
-        raise BrokerUnreachableError(f"no answer from {bootstrap_servers} within {CONNECT_TIMEOUT} s: {reason}") from error
+        raise BrokerUnreachableError(
+            f"no answer from {bootstrap_servers} within {CONNECT_TIMEOUT} s: {reason}"
+        ) from error
     return admin
 
 

@@ -4,9 +4,11 @@ Theory of operation
 -------------------
 
 A worker takes the next ready lane and handles its records until the lane is dry or its visit is used up. Workers
-come into being when lanes are ready and none is idle, up to the bound; idle ones are parked. A worker that finds
-more lanes ready wakes two others, so that a burst of blocking handlers spreads in a few rounds of the loop, while
-handlers that never block are run by few workers without a task switch per record.
+come into being when lanes are ready and none is idle, up to the bound; idle ones are parked. A worker that was woken
+and finds more than one lane ready wakes two others, once, so that a burst of blocking handlers spreads in a few rounds
+of the loop, while handlers that never block are run by few workers without a task switch per record. So as long as a
+lane is ready and a worker is idle, some worker is on its way: lanes become ready by a batch, which wakes one, or by a
+worker that puts one back, which goes on itself.
 
 A Trio cancel scope is entered once. So each worker has a scope of its own, which belongs to the assignment of the
 lane in the worker's hands; ending an assignment cancels the scopes of the workers that serve it at that moment,
@@ -176,14 +178,17 @@ class WorkerPool:
         scheduler = self._scheduler
         budget = SLICE_CHECK
         slice_end = time.perf_counter() + SLICE
+        is_fresh = True
         while self._spawn is not None:
             lane = scheduler.take() if self._is_serving else None
             if lane is None:
                 await self._idle.park()
+                is_fresh = True
                 continue
             worker.lane = lane
-            if scheduler:
+            if is_fresh and scheduler:
                 self.wake(2)
+            is_fresh = False
             budget -= await self._visit(lane, worker.scope, handler)
             worker.lane = None
             if self._watchers:
