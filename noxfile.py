@@ -104,10 +104,14 @@ def lint(session: nox.Session) -> None:
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check", "--diff")
-    session.run("flake8-async", "--enable=ASYNC", *map(str, Path(PACKAGE).rglob("*.py")))
-    # A test needn't checkpoint, nor do the handlers in it.
+    # ASYNC114 asks for a list of all functions that a nursery may start: nothing is gained by keeping one.
     session.run(
-        *("flake8-async", "--enable=ASYNC", "--disable=ASYNC910,ASYNC911"),
+        *("flake8-async", "--enable=ASYNC", "--disable=ASYNC114"),
+        *map(str, Path(PACKAGE).rglob("*.py")),
+    )
+    # A test needn't checkpoint, and a handler in it is async because the interface says so.
+    session.run(
+        *("flake8-async", "--enable=ASYNC", "--disable=ASYNC114,ASYNC124,ASYNC910,ASYNC911"),
         *(str(path) for folder in ("tests", "examples", "benchmarks") for path in Path(folder).rglob("*.py")),
     )
     session.run("codespell")

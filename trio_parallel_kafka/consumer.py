@@ -6,7 +6,7 @@ import enum
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -87,8 +87,11 @@ class ParallelConsumer:
             with self._scope:
                 await self._serve(handler, task_status, problems)
             self._raise_what_ended_it()
-        except BaseException as error:  # noqa: BLE001 - raised again
-            raise _with_problems(error, problems) from None
+        except BaseException as error:
+            outcome = _with_problems(error, problems)
+            if outcome is error:
+                raise  # "from None" would take its cause away
+            raise outcome from outcome.__cause__
         finally:
             self._has_ended.set()
         if problems:
@@ -253,12 +256,20 @@ async def _controlled(
 
 
 def _is_only(error: BaseException, raised: BaseException) -> bool:
-    """Whether ``error`` is ``raised``, in the wrappings of this module's nurseries."""
-    if error is raised:
-        return True
-    return isinstance(error, BaseExceptionGroup) and all(
-        isinstance(each, trio.Cancelled) or _is_only(each, raised) for each in error.exceptions
-    )
+    """Whether ``error`` says no more than ``raised``, in the wrappings of this module's nurseries.
+
+    Leaves are compared: a nursery that splits cancellations off makes new groups of what is left.
+    """
+    known = {id(leaf) for leaf in _leaves(raised)}
+    return all(isinstance(leaf, trio.Cancelled) or id(leaf) in known for leaf in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
 
 
 def _is_cancellation(error: BaseException) -> bool:

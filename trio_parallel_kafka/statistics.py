@@ -13,7 +13,7 @@ class PollStatistics:
         hop_p50: seconds from one poll to the next that weren't spent waiting for records, median.
         hop_p99: the same, 99th percentile: what a busy Trio loop and the GIL cost the polling.
         hop_max: the same, longest.
-        is_held: the Trio loop isn't taking batches; everything is paused, and polling goes on.
+        is_held: the Trio loop hasn't taken a batch for seconds; everything is paused, and polling goes on.
     """
 
     hop_p50: float = 0.0

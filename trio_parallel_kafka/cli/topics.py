@@ -6,7 +6,7 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from confluent_kafka import KafkaError as ClientError, KafkaException
@@ -98,7 +98,12 @@ def _real_topic(bootstrap_servers: str, partitions: int) -> Iterator[OrderTopic]
 
 def _connect(bootstrap_servers: str) -> AdminClient:
     reasons: list[ClientError] = []
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": SILENT, "error_cb": reasons.append})
+    properties: dict[str, Any] = {
+        "bootstrap.servers": bootstrap_servers,
+        "log_level": SILENT,
+        "error_cb": reasons.append,
+    }
+    admin = AdminClient(properties)
     try:
         admin.list_topics(timeout=CONNECT_TIMEOUT)
     except KafkaException as error:

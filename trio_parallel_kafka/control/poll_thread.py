@@ -18,9 +18,11 @@ Rules that once were bugs
 - Only what is owned *in the entry's own tenure* is committed: the broker takes a live member's commit for a
   partition that another member owns by now, and moves that member back.
 - A paused partition stays paused over an assignment; so what is assigned is resumed.
-- One batch is on its way to the loop at most. If the loop doesn't take it within :data:`HOLD_AFTER` seconds,
-  everything is paused and polling goes on, because membership hangs on it. A loop that gives no sign of life
-  for ``max.poll.interval.ms`` isn't covered up for: polling stops, and the group takes the partitions away.
+- One batch is on its way to the loop at most. While the loop doesn't take it, polling goes on around it, a message
+  every :data:`PATIENCE` seconds, because membership hangs on it; what these polls return goes first into the next
+  batch. Only when :data:`MAX_STASH` messages have piled up so is everything paused: that throws away what the client
+  has fetched, and up to a second passes before it fetches again. A loop that gives no sign of life for
+  ``max.poll.interval.ms`` isn't covered up for: polling stops, and the group takes the partitions away.
 """
 
 from __future__ import annotations
@@ -57,7 +59,11 @@ POLL_TIMEOUT: Final = 0.05
 URGENT_POLL_TIMEOUT: Final = 0.002
 """The same while the consumer is leaving."""
 
-HOLD_AFTER: Final = 0.05
+PATIENCE: Final = 0.05
+"""Seconds between two polls while the loop doesn't take a batch."""
+
+MAX_STASH: Final = 40
+"""Messages that such polls may return before everything is paused: they come on top of the flow control's bound."""
 
 CommitResults = dict[TopicPartition, ClientError | None]
 Answer = TypeVar("Answer")
@@ -106,6 +112,7 @@ class PollThread:
         self._is_in_callback = False
         self._is_batch_out = False
         self._is_held = False
+        self._stash: list[Message] = []
         self._is_closing = False
         self._poll_timeout = POLL_TIMEOUT
         self._hops: deque[float] = deque(maxlen=1000)
@@ -172,26 +179,32 @@ class PollThread:
 
     def _poll(self) -> float:
         """Poll once; return the seconds that were rightly spent waiting."""
-        began = time.perf_counter()
-        if self._is_batch_out and not self._is_held:
+        if self._is_batch_out:
             try:
-                self._jobs.get(timeout=HOLD_AFTER)()
+                self._jobs.get(timeout=PATIENCE)()
             except queue.Empty:
-                self._hold()
+                self._poll_around()
             return 0.0
-        if self._watchdog.silence > self._settings.max_poll_interval:
-            time.sleep(POLL_TIMEOUT)
-            return POLL_TIMEOUT
-        message = self._consumer.poll(self._poll_timeout)
+        began = time.perf_counter()
+        messages, self._stash = self._stash, []
+        message = self._consumer.poll(0 if messages else self._poll_timeout)
         waited = min(time.perf_counter() - began, self._poll_timeout)
         if message is not None:
-            messages = [message, *self._consumer.consume(self._settings.batch_size - 1, 0)]
-            self._send(messages)
+            messages += [message, *self._consumer.consume(self._settings.batch_size - 1 - len(messages), 0)]
+        if messages:
+            self._is_batch_out = True
+            self._post(Fetched(messages, taken=lambda: self.submit(self._take)))
         return waited
 
-    def _send(self, messages: list[Message]) -> None:
-        self._is_batch_out = True
-        self._post(Fetched(messages, taken=lambda: self.submit(self._take)))
+    def _poll_around(self) -> None:
+        """Stay a member while the loop is busy."""
+        if self._watchdog.silence > self._settings.max_poll_interval:
+            return
+        message = self._consumer.poll(0)
+        if message is not None:
+            self._stash.append(message)
+            if len(self._stash) == MAX_STASH:
+                self._hold()
 
     def _take(self) -> None:
         self._is_batch_out = False
@@ -216,6 +229,7 @@ class PollThread:
     def start(self, partition: TopicPartition, at: StartAt) -> None:
         """Read an owned partition from an offset on; one that was lost meanwhile is passed over."""
         if partition in self._owned:
+            self._unstash({partition})
             self._owned[partition] = at.assignment_epoch
             self._consumer.seek(ClientPartition(*partition, at.offset))
             self.resume([partition])
@@ -329,7 +343,12 @@ class PollThread:
     def _carrying_errors(self) -> _Carrier:
         return _Carrier(self._callback_errors)
 
+    def _unstash(self, partitions: Collection[TopicPartition]) -> None:
+        """Drop what was fetched of partitions whose reading ends, or begins elsewhere."""
+        self._stash = [each for each in self._stash if (each.topic(), each.partition()) not in partitions]
+
     def _disown(self, partitions: Collection[TopicPartition]) -> None:
+        self._unstash(partitions)
         for partition in partitions:
             self._owned.pop(partition, None)
             self._paused.discard(partition)

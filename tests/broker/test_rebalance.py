@@ -1,0 +1,218 @@
+"""Members come and go on a real broker: one owner at a time, key order over all members, little replay."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from broker.cluster import Cluster
+from broker.member import member_process, wait_for_end
+from broker.recorder import Entry, Recorder, Step, Workload, examine
+
+from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, parallel_consumer
+
+PATIENCE = 180.0
+"""Seconds after which a test hangs for certain."""
+
+PARTITIONS = 8
+
+CLASSIC = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 200}
+PROTOCOLS: dict[str, dict[str, str | int]] = {
+    "range": {"partition.assignment.strategy": "range", **CLASSIC},
+    "cooperative-sticky": {"partition.assignment.strategy": "cooperative-sticky", **CLASSIC},
+    "consumer": {"group.protocol": "consumer"},
+}
+
+all_protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+async def produced(kafka: Cluster, workload: Workload, partitions: int) -> str:
+    """Make a topic that holds the workload, and return its name."""
+    topic = kafka.unique("orders")
+    await trio.to_thread.run_sync(kafka.create_topic, topic, partitions)
+    await trio.to_thread.run_sync(kafka.produce, topic, workload.records())
+    return topic
+
+
+def fields_for(kafka: Cluster, topic: str, protocol: str, **fields: Any) -> dict[str, Any]:
+    """The configuration's fields, for members of one group."""
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "group_id": kafka.unique("billing"),
+        "topics": topic,
+        "kafka": PROTOCOLS[protocol],
+        **fields,
+    }
+
+
+@asynccontextmanager
+async def member(
+    name: str, config: ConsumerConfig, recorder: Recorder, work: Callable[[int], Awaitable[object]]
+) -> AsyncIterator[ParallelConsumer]:
+    """A member that handles records for the length of the block, and is stopped at its end."""
+    async with parallel_consumer(config) as pc, trio.open_nursery() as nursery:
+        nursery.start_soon(pc.run, recorder.handler(name, work))
+        yield pc
+        pc.stop()
+
+
+def partitions_of(pc: ParallelConsumer) -> set[int]:
+    """The partitions that a member reads now."""
+    return {each.partition for each in pc.statistics().partitions if each.phase == "active"}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look now and then whether a condition holds."""
+    while not condition():
+        await trio.sleep(0.02)
+
+
+def assert_all_committed(kafka: Cluster, group: str, topic: str) -> None:
+    """The group's committed offsets are the ends of the log."""
+    committed = {partition: offset for partition, (offset, _) in kafka.committed(group, topic).items()}
+    assert committed == kafka.end_offsets(topic)
+
+
+def moves(entries: Iterable[Entry]) -> int:
+    """How often a partition went from one member to another."""
+    owners: dict[int, str] = {}
+    count = 0
+    for entry in sorted(entries, key=lambda each: each.at):
+        if entry.step is Step.START:
+            count += owners.get(entry.partition, entry.member) != entry.member
+            owners[entry.partition] = entry.member
+    return count
+
+
+@all_protocols
+async def test_a_second_member_comes_and_goes(
+    kafka: Cluster, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second member joins and leaves ten times under load: one owner, key order, and nothing is replayed."""
+    caplog.set_level(logging.WARNING, "trio_parallel_kafka")
+    workload = Workload(40_000, 500)
+    topic = await produced(kafka, workload, PARTITIONS)
+    fields = fields_for(kafka, topic, protocol, max_concurrency=32, max_buffered_records=200)
+    config = ConsumerConfig(**fields)
+    recorder = Recorder()
+    is_over = False
+
+    async def work(_number: int) -> None:
+        # A trickle, until the last hand-over: some load has to be left for it.
+        await trio.sleep(random.uniform(0.001, 0.02 if is_over else 0.1))
+
+    with trio.fail_after(PATIENCE):
+        began = trio.current_time()
+        async with member("first", config, recorder, work) as first:
+            await until(lambda: len(partitions_of(first)) == PARTITIONS)
+            for number in range(10):
+                async with member(f"second-{number}", config, recorder, work) as second:
+                    await until(lambda: bool(partitions_of(second)))  # noqa: B023 - called in this round
+                    await recorder.wait_done(len(recorder.done) + 200)
+                assert len(recorder.done) < workload.count, "no load was left: the test proves nothing"
+            seconds = trio.current_time() - began
+            is_over = True
+            await recorder.wait_done(workload.count)
+
+    findings = examine(recorder.entries, workload)
+    print(
+        f"\n{protocol}: the second member came and went 10 times in {seconds:.0f} s, partitions changed hands "
+        f"{moves(recorder.entries)} times, {findings.replayed.total()} records replayed, {findings.cut.total()} cut"
+    )
+    findings.check()
+    assert not findings.replayed
+    assert not findings.cut
+    assert not [each.getMessage() for each in caplog.records if each.name.startswith("trio_parallel_kafka")]
+    assert_all_committed(kafka, config.group_id, topic)
+
+
+@pytest.mark.parametrize("protocol", ["cooperative-sticky", "consumer"])
+async def test_members_in_two_processes(kafka: Cluster, protocol: str, tmp_path: Path) -> None:
+    """The same with a process for each member."""
+    workload = Workload(20_000, 500)
+    topic = await produced(kafka, workload, PARTITIONS)
+    fields = fields_for(kafka, topic, protocol, max_concurrency=32, max_buffered_records=200)
+    log = tmp_path / "log"
+    recorder = Recorder(log)
+
+    def has_started(name: str) -> bool:
+        recorder.refresh()
+        return any(entry.member == name for entry in reversed(recorder.entries))
+
+    with trio.fail_after(PATIENCE), member_process("first", log, work_ms=40, **fields) as first:
+        await until(lambda: has_started("first"))
+        for number in range(4):
+            name = f"second-{number}"
+            with member_process(name, log, work_ms=40, **fields) as second:
+                await until(lambda: has_started(name))  # noqa: B023 - called in this round
+                await recorder.wait_done(recorder.refresh() + 200)
+                second.terminate()
+                assert await wait_for_end(second) == 0
+            assert recorder.refresh() < workload.count, "no load was left: the test proves nothing"
+        await recorder.wait_done(workload.count)
+        first.terminate()
+        assert await wait_for_end(first) == 0
+    recorder.refresh()
+    recorder.close()
+
+    findings = examine(recorder.entries, workload)
+    print(
+        f"\n{protocol}, two processes: partitions changed hands {moves(recorder.entries)} times, "
+        f"{findings.replayed.total()} records replayed, {findings.cut.total()} cut"
+    )
+    findings.check()
+    assert not findings.replayed
+    assert not findings.cut
+    assert_all_committed(kafka, fields["group_id"], topic)
+
+
+@all_protocols
+async def test_slow_handlers_are_cut_at_revoke(kafka: Cluster, protocol: str) -> None:
+    """Handlers that outlast the grace are cancelled before the hand-over, and the new owner handles their records."""
+    workload = Workload(400, 40)
+    topic = await produced(kafka, workload, 2)
+    config = ConsumerConfig(**fields_for(kafka, topic, protocol, revoke_grace=0.5, shutdown_timeout=0.5))
+    recorder = Recorder()
+    slow = set(range(10))
+    tries = dict.fromkeys(slow, 0)
+
+    async def work(number: int) -> None:
+        if number in slow:
+            tries[number] += 1
+            if tries[number] == 1:
+                await trio.sleep_forever()
+
+    with trio.fail_after(PATIENCE):
+        async with member("first", config, recorder, work) as first:
+            behind = set(itertools.chain.from_iterable(workload.lane(number) for number in slow))
+            await recorder.wait_done(workload.count - len(behind))
+            async with member("second", config, recorder, work) as second:
+                await until(lambda: partitions_of(second) == _others(partitions_of(first)))
+                (moved,) = partitions_of(second)
+                on_moved = {entry.number for entry in recorder.entries if entry.partition == moved} & slow
+                if protocol == "range":
+                    on_moved = slow
+                behind_moved = set(itertools.chain.from_iterable(workload.lane(number) for number in on_moved))
+                await recorder.wait_done(workload.count - len(behind) + len(behind_moved))
+            # Those that weren't moved hang still: they are cut when the first is revoked, too.
+
+    findings = examine(recorder.entries, workload)
+    print(
+        f"\n{protocol}: {len(on_moved)} of 10 slow handlers cut at the revoke, their records and the "
+        f"{len(behind_moved) - len(on_moved)} behind them handled afterwards"
+    )
+    assert set(findings.missing) == behind - behind_moved
+    findings._replace(missing=[]).check()
+    assert not findings.replayed
+    assert all(findings.cut[number] == 1 for number in on_moved)
+
+
+def _others(partitions: set[int]) -> set[int]:
+    return {0, 1} - partitions if len(partitions) == 1 else {-1}
