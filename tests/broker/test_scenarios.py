@@ -57,16 +57,20 @@ async def test_only_what_hung_comes_again(kafka: Cluster, commit_interval: float
 
 
 async def test_only_what_failed_comes_again(kafka: Cluster) -> None:
-    """Two of six records fail at once, after the others: the restarts see those two again, and no other."""
+    """Two of six records fail at once, after the others: each restart sees those two again, and no other."""
     topic = topic_with(kafka, numbered(0, 6))
     config = configured(kafka, topic)
     notes = Notes()
+    failing = 0
 
     async def fail_two(record: Record) -> None:
-        if value_in(2, 4)(record):
-            await notes.wait_done(4)
-            raise ValueError(record.value)
-        await notes(record)
+        nonlocal failing
+        if not value_in(2, 4)(record):
+            await notes(record)
+            return
+        failing += 1
+        await until(lambda: len(notes.done) == 4 and failing % 2 == 0)
+        raise ValueError(record.value)
 
     for run in (1, 2):
         with (
@@ -207,47 +211,60 @@ async def test_same_key_in_two_topics(kafka: Cluster) -> None:
     assert [(record.topic, record.offset) for record in again] == [(stuck, offset) for offset in range(3, 10)]
 
 
+def every_third_is_stuck(count: int) -> list[NewRecord]:
+    """Records of which every third has the same key, and all others a key of their own."""
+    return [NewRecord(b"key-%d" % n if n % 3 else b"stuck", b"%d" % n, 0) for n in range(count)]
+
+
 async def test_map_is_cut(kafka: Cluster) -> None:
     """A map beyond the bound is cut and committed; a restart replays just what it doesn't cover."""
-    count = 60_000
-    topic = topic_with(kafka, numbered(0, count))
-    config = configured(kafka, topic, max_concurrency=count, max_buffered_records=2 * count)
-    notes = Notes(hangs=lambda record: record.offset % 3 == 0)
+    count = 30_000
+    topic = topic_with(kafka, every_third_is_stuck(count))
+    config = configured(kafka, topic, max_buffered_records=2 * count)
+    notes = Notes(hangs=value_in(0))
     async with running(config, notes) as pc:
         await notes.wait_done(count * 2 // 3)
         await until(lambda: pc.statistics().partitions[0].is_map_cut)
     offset, metadata = kafka.committed(config.group_id, topic)[0]
     assert offset == 0
     assert 4_000 < len(metadata) <= MAX_METADATA_LENGTH
-    ranges = decode(metadata, offset).completed
-    covered = {n for start, end in ranges for n in range(start, end)}
-    print(f"\n{count:,} records, every third hung: a map of {len(metadata)} characters covers {len(covered):,}")
-    assert covered == {n for n in range(ranges[-1][1]) if n % 3}
-    assert len(covered) > 10_000
+    covered = covered_by(metadata)
+    print(f"\n{count:,} records, every third stuck: a map of {len(metadata)} characters covers {len(covered):,}")
+    assert covered == {n for n in range(max(covered) + 1) if n % 3}
+    assert 10_000 < len(covered) < count * 2 // 3
     # What comes again is what hung, and what the map doesn't cover.
     again = await handled(config, count - len(covered))
     assert values(again) == sorted(set(range(count)) - covered)
     assert committed_offsets(kafka, config) == {0: count}
 
 
+def covered_by(metadata: str) -> set[int]:
+    """The offsets that a map for offset 0 says are completed."""
+    return {n for start, end in decode(metadata, 0).completed for n in range(start, end)}
+
+
 async def test_small_bound_on_metadata(private_kafka: StartKafka, caplog: pytest.LogCaptureFixture) -> None:
     """Where the broker takes less metadata than usual, the commit goes through with a shorter map."""
     server = await trio.to_thread.run_sync(lambda: private_kafka(properties={"offset.metadata.max.bytes": "256"}))
     kafka = Cluster(server.bootstrap_servers)
-    topic = topic_with(kafka, numbered(0, 6_000))
-    config = configured(kafka, topic, max_concurrency=6_000, max_buffered_records=20_000, commit_interval=0.1)
-    notes = Notes(hangs=lambda record: record.offset % 3 == 0)
+    count = 6_000
+    config = configured(
+        kafka, topic_with(kafka, every_third_is_stuck(count)), max_buffered_records=2 * count, commit_interval=0.1
+    )
+    notes = Notes(hangs=value_in(0))
     async with running(config, notes) as pc:
-        await notes.wait_done(4_000)
+        await notes.wait_done(count * 2 // 3)
         await until(lambda: pc.statistics().partitions[0].is_map_cut)
         assert pc.statistics().partitions[0].committed == 0
-    offset, metadata = kafka.committed(config.group_id, topic)[0]
+        assert pc.statistics().totals.failed_commits >= 1
+    assert "OFFSET_METADATA_TOO_LARGE" in caplog.text
+    offset, metadata = kafka.committed(config.group_id, config.topics[0])[0]
     assert offset == 0
     assert 100 < len(metadata) <= 255
-    assert caplog.text.count("OFFSET_METADATA_TOO_LARGE") + caplog.text.count("metadata") >= 1
-    covered = {n for start, end in decode(metadata, 0).completed for n in range(start, end)}
+    covered = covered_by(metadata)
     assert len(covered) > 500
-    assert values(await handled(config, 6_000 - len(covered))) == sorted(set(range(6_000)) - covered)
+    assert values(await handled(config, count - len(covered))) == sorted(set(range(count)) - covered)
+    assert committed_offsets(kafka, config) == {0: count}
 
 
 # Orderings

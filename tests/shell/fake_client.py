@@ -1,4 +1,4 @@
-"""A broker and the client of one group member, within the test's own tasks and in virtual time.
+"""The client of one group member, within the test's own tasks and in virtual time.
 
 It keeps the contract of :class:`~trio_parallel_kafka.control.client.Client` as the poll thread does: calls are
 made one after another in the order asked for; a batch is out until it is taken; a rebalance holds everything up
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import attrs
 import trio
 from confluent_kafka import KafkaError as ClientError, Message
+from shell.call_queue import CallQueue, Job
+from shell.fake_broker import FakeBroker, Results
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import (
@@ -39,114 +40,37 @@ from trio_parallel_kafka.errors import CloseTimeoutError, KafkaError
 from trio_parallel_kafka.statistics import PollStatistics
 
 T = TypeVar("T")
-Results = dict[TopicPartition, ClientError | None]
-
-
-@attrs.define
-class Log:
-    """One partition: the first offset that is there, the next to be written, and records with gaps."""
-
-    first: int = 0
-    end: int = 0
-    records: dict[int, Message] = attrs.field(factory=dict)
-
-
-class FakeBroker:
-    """Topics, and what one group has committed.
-
-    ``delays`` (seconds) and ``errors`` (used up one by one; ``None``: this time there is none) are scripted by the
-    name of the call. ``share`` is what a member gets when it joins.
-    """
-
-    def __init__(self, **topics: int) -> None:
-        self.logs = {TopicPartition(name, n): Log() for name, count in topics.items() for n in range(count)}
-        self.topic_ids = {name: bytes([number]) * 16 for number, name in enumerate(topics, 1)}
-        self.group: dict[TopicPartition, tuple[int, str | None]] = {}
-        self.commits: list[CommitEntry] = []
-        self.share: list[TopicPartition] = list(self.logs)
-        self.delays: dict[str, float] = defaultdict(float)
-        self.errors: dict[str, deque[ClientError | None]] = defaultdict(deque)
-        self.max_metadata = 4095
-        self.clients: list[FakeClient] = []
-        self._ids = itertools.count(len(topics) + 1)
-
-    @property
-    def client(self) -> FakeClient:
-        """The newest member."""
-        return self.clients[-1]
-
-    def produce(self, partition: TopicPartition, keys: Iterable[str | None], value: bytes = b"secret") -> None:
-        """Append a record for each key."""
-        log = self.logs[partition]
-        for key in keys:
-            raw = None if key is None else key.encode()
-            log.records[log.end] = Message(*partition, log.end, raw, value, timestamp=(1, 1000))
-            log.end += 1
-        self._tell()
-
-    def truncate(self, partition: TopicPartition, *, first: int | None = None, end: int | None = None) -> None:
-        """Delete what is below ``first`` (retention), and from ``end`` on (an unclean leader election)."""
-        log = self.logs[partition]
-        log.first = log.first if first is None else first
-        log.end = log.end if end is None else end
-        log.records = {offset: each for offset, each in log.records.items() if log.first <= offset < log.end}
-        self._tell()
-
-    def recreate(self, topic: str) -> None:
-        """Delete a topic and make it anew, empty."""
-        self.topic_ids[topic] = bytes([next(self._ids)]) * 16
-        for partition in self.logs:
-            if partition.topic == topic:
-                self.logs[partition] = Log()
-
-    def take(self, entries: Sequence[CommitEntry]) -> Results:
-        """A commit arrives; say what becomes of each entry."""
-        error = self.next_error("commit")
-        results: Results = {}
-        for entry in entries:
-            too_large = len(entry.metadata) > self.max_metadata
-            results[entry.partition] = ClientError(ClientError.OFFSET_METADATA_TOO_LARGE) if too_large else error
-            if results[entry.partition] is None:
-                self.group[entry.partition] = (entry.offset, entry.metadata)
-                self.commits.append(entry)
-        return results
-
-    def next_error(self, call: str) -> ClientError | None:
-        return self.errors[call].popleft() if self.errors[call] else None
-
-    def _tell(self) -> None:
-        for client in self.clients:
-            client.look()
 
 
 class FakeClient:
-    """The member; the methods above "The port" are what a test does to it."""
+    """The member. What stands above "The port" is what a test does to it and sees of it.
+
+    ``left_owned`` is what had not been let go when it was closed.
+    """
 
     def __init__(self, broker: FakeBroker, config: ConsumerConfig) -> None:
         self.broker = broker
         self.owned: dict[TopicPartition, int | None] = {}
         self.positions: dict[TopicPartition, int | None] = {}
         self.paused: set[TopicPartition] = set()
-        self.calls: list[tuple[str, Any]] = []
-        self.unanswered_at_close: tuple[TopicPartition, ...] = ()
+        self.calls = CallQueue()
+        self.left_owned: tuple[TopicPartition, ...] = ()
         self.ended = trio.Event()
         self._batch_size = FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size
         self._events_in, self._events = trio.open_memory_channel[Event](math.inf)
-        self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
-        self._callbacks: deque[Callable[[], Awaitable[None]]] = deque()
-        self._messages: list[Message] = []
+        self._callbacks: deque[Job] = deque()
+        self._errors: list[Message] = []
         self._told_end: dict[TopicPartition, int] = {}
-        self._waiting: set[trio.Event] = set()
-        self._awake = trio.lowlevel.ParkingLot()
         self._is_subscribed = self._is_in_callback = self._is_batch_out = self._is_closing = False
-        self._late: trio.Nursery
+        self._sent: trio.Nursery
+        broker.on_change.append(self.calls.notify)
 
     async def rebalance(
         self,
         *,
-        assign: Sequence[TopicPartition] = (),
         revoke: Sequence[TopicPartition] = (),
         lose: Sequence[TopicPartition] = (),
+        assign: Sequence[TopicPartition] = (),
     ) -> None:
         """The group takes and gives; returns once that has been answered."""
         done = trio.Event()
@@ -157,19 +81,19 @@ class FakeClient:
             if lose:
                 self._disown(lose)
                 self._post(Lost(tuple(lose)))
-            if assign and self._is_subscribed:
+            if assign:
                 await self._on_assign(assign)
             done.set()
 
         self._callbacks.append(callback)
-        self.look()
+        self.calls.notify()
         await done.wait()
 
     def send_error(self, code: int, partition: TopicPartition | None = None) -> None:
         """An error comes among the records."""
         topic, number = partition or (None, None)
-        self._messages.append(Message(topic, number, error=ClientError(code)))
-        self.look()
+        self._errors.append(Message(topic, number, error=ClientError(code)))
+        self.calls.notify()
 
     def report(self, code: int) -> None:
         """An error comes that concerns no partition."""
@@ -181,192 +105,172 @@ class FakeClient:
         async def job() -> None:
             raise error
 
-        self._submit(job)
+        self.calls.submit(job)
 
     def rewind(self, partition: TopicPartition, offset: int) -> None:
         """The log goes on at a lower offset, and nobody says so."""
         self.positions[partition] = offset
-        self.look()
-
-    def look(self) -> None:
-        """See whether there is something to do."""
-        self._awake.unpark_all()
+        self.calls.notify()
 
     # The port
 
     async def connect(self) -> None:
-        await self._call("connect", lambda: None)
+        await self._call("connect", None, lambda: None)
 
     async def next_event(self) -> Event:
         return await self._events.receive()
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        self._tell("subscribe", topics, lambda: self._subscribed(topics))
+        self.calls.tell("subscribe", topics, self._subscribed)
 
     def unsubscribe(self) -> None:
-        self._tell("unsubscribe", None, self._unsubscribed)
+        self.calls.tell("unsubscribe", None, self._unsubscribed)
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
-        self._tell("pause", list(partitions), lambda: self.paused.update(each for each in partitions if each in self.owned))
+        self.calls.tell("pause", partitions, lambda: self.paused.update(self.owned.keys() & set(partitions)))
 
     def resume(self, partitions: Collection[TopicPartition]) -> None:
-        self._tell("resume", list(partitions), lambda: self.paused.difference_update(partitions))
+        self.calls.tell("resume", partitions, lambda: self.paused.difference_update(partitions))
 
     def hurry(self) -> None:
-        self._tell("hurry", None, lambda: None)
+        self.calls.tell("hurry", None, lambda: None)
 
     def poll_statistics(self) -> PollStatistics:
         return PollStatistics()
 
     async def start(self, partition: TopicPartition, at: StartAt) -> None:
-        await self._call("start", lambda: self._started(partition, at))
+        await self._call("start", (partition, at), lambda: self._started(partition, at))
 
     async def offset_range(self, partition: TopicPartition) -> tuple[int, int]:
-        return await self._call("offset_range", lambda: attrs.astuple(self.broker.logs[partition])[:2])
+        log = self.broker.logs[partition]
+        return await self._call("offset_range", partition, lambda: (log.first, log.end))
 
     async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
-        return await self._call("topic_ids", lambda: {each: self.broker.topic_ids[each] for each in topics})
+        known = self.broker.topic_ids
+        return await self._call(
+            "topic_ids", topics, lambda: {each: known[each] for each in topics if each in known}, lambda _error: {}
+        )
 
     async def partition_counts(self) -> Mapping[str, int]:
-        return await self._call("partition_counts", lambda: _counts(self.broker.logs))
+        return await self._call("partition_counts", None, lambda: self.broker.partition_counts)
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
-        try:
-            return await self._call(
-                "committed", lambda: {each: Committed(*self.broker.group.get(each, ())) for each in partitions}
-            )
-        except KafkaError as error:
-            if error.__cause__ is None:
-                raise
-            return dict.fromkeys(partitions, Committed(error=error.__cause__.args[0]))
+        return await self._call(
+            "committed",
+            partitions,
+            lambda: {each: Committed(*self.broker.group.get(each, ())) for each in partitions},
+            lambda error: dict.fromkeys(partitions, Committed(error=error)),
+        )
 
     async def commit(self, entries: Sequence[CommitEntry]) -> Mapping[TopicPartition, ClientError | None]:
-        results: list[Results] = []
-        answered = trio.Event()
-
-        async def job() -> None:
+        async def job(answer: Callable[[Results], None]) -> None:
             owned = [each for each in entries if self.owned.get(each.partition) == each.assignment_epoch]
-            stale = {each.partition: ClientError(ClientError._STATE) for each in entries if each not in owned}
-            if self._is_in_callback or not owned:
-                await send(owned, stale)
-            else:
-                self._late.start_soon(send_later, owned, stale)
+            refused: Results = {each.partition: ClientError(ClientError._STATE) for each in entries}
 
-        async def send(owned: Sequence[CommitEntry], stale: Results) -> None:
-            if owned:
+            async def send() -> Results:
                 await trio.sleep(self.broker.delays["commit"])
-            results.append(self.broker.take(owned) | stale if owned else stale)
-            answered.set()
+                return refused | self.broker.take(owned)
 
-        async def send_later(owned: Sequence[CommitEntry], stale: Results) -> None:
-            await trio.sleep(self.broker.delays["commit"])
-            results.append(self.broker.take(owned) | stale)
+            async def send_and_acknowledge() -> None:
+                results = await send()
+                self._callbacks.append(_job(lambda: answer(results)))
+                self.calls.notify()
 
-            async def acknowledge() -> None:
-                answered.set()
+            if not owned:
+                answer(refused)
+            elif self._is_in_callback:
+                answer(await send())
+            else:
+                self._sent.start_soon(send_and_acknowledge)
 
-            self._callbacks.append(acknowledge)
-            self.look()
-
-        self._submit(job)
-        await self._wait(answered)
-        return results[0]
+        return await self.calls.ask("commit", entries, job)
 
     # The task in which calls are made and callbacks run
 
     async def host(self, scope: trio.CancelScope) -> None:
-        """Run until closed."""
+        """Run until closed, or until ``scope`` is cancelled."""
         with scope:
-            async with trio.open_nursery() as self._late:
+            async with trio.open_nursery() as self._sent:
                 try:
                     await self._poll()
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - carried to whoever waits for events
                     await self._on_revoke(tuple(self.owned))
                     self._post(Failed(error))
-                self._late.cancel_scope.cancel()
-        self._disown(tuple(self.owned))
+                self._sent.cancel_scope.cancel()
+        self.left_owned = tuple(self.owned)
         self.ended.set()
-        for each in self._waiting:
-            each.set()
+        self.calls.end()
 
     def close(self) -> None:
         async def job() -> None:
-            self.unanswered_at_close = tuple(self.owned)
             self._is_closing = True
 
-        self._submit(job)
+        self.calls.submit(job)
 
     async def _poll(self) -> None:
         while not self._is_closing:
             await trio.lowlevel.checkpoint()
-            if self._jobs:
-                await self._jobs.popleft()()
+            if self.calls:
+                await self.calls.serve()
             elif self._callbacks:
                 await self._callbacks.popleft()()
             elif not self._is_batch_out and (messages := self._fetch()):
                 self._is_batch_out = True
-                self._post(Fetched(messages, lambda: self._tell("taken", None, self._taken)))
+                self._post(Fetched(messages, lambda: self.calls.tell("taken", None, self._taken)))
             else:
-                await self._awake.park()
+                await self.calls.wait()
 
     def _fetch(self) -> list[Message]:
-        messages, self._messages = self._messages, []
+        messages, self._errors = self._errors, []
         for partition in tuple(self.positions):
             if len(messages) < self._batch_size and partition not in self.paused:
                 messages += self._read(partition, self._batch_size - len(messages))
         return messages
 
     def _read(self, partition: TopicPartition, count: int) -> list[Message]:
-        position, log = self.positions[partition], self.broker.logs[partition]
+        position, log = self.positions.pop(partition), self.broker.logs[partition]
+        self.positions[partition] = position  # at the end: the next batch begins with another
         if position is None:
             return []
-        self.positions[partition] = self.positions.pop(partition)  # the next batch begins with another
         if not log.first <= position <= log.end:
             self.positions[partition] = None
             return [Message(*partition, position, error=ClientError(ClientError._AUTO_OFFSET_RESET))]
-        there = (log.records[offset] for offset in range(position, log.end) if offset in log.records)
-        found = list(itertools.islice(there, count))
-        if len(found) == count:
-            offset = found[-1].offset()
-            assert offset is not None
-            self.positions[partition] = offset + 1
-            return found
-        self.positions[partition] = log.end
-        if self._told_end.get(partition) != log.end:
+        offsets = list(itertools.islice((each for each in range(position, log.end) if each in log.records), count))
+        messages = [log.records[each] for each in offsets]
+        self.positions[partition] = offsets[-1] + 1 if len(offsets) == count else log.end
+        if len(offsets) < count and self._told_end.get(partition) != log.end:
             self._told_end[partition] = log.end
-            found.append(Message(*partition, log.end, error=ClientError(ClientError._PARTITION_EOF)))
-        return found
+            messages.append(Message(*partition, log.end, error=ClientError(ClientError._PARTITION_EOF)))
+        return messages
 
     def _taken(self) -> None:
         self._is_batch_out = False
 
-    def _subscribed(self, topics: Sequence[str]) -> None:
+    def _subscribed(self) -> None:
         self._is_subscribed = True
-        share = [each for each in self.broker.share if each.topic in topics]
-        if share:
-            self._late.start_soon(lambda: self.rebalance(assign=share))
+        self._callbacks.append(lambda: self._on_assign(self.broker.share))
 
     def _unsubscribed(self) -> None:
         self._is_subscribed = False
-        if self.owned:
-            self._callbacks.append(lambda: self._on_revoke(tuple(self.owned)))
+        self._callbacks.append(lambda: self._on_revoke(tuple(self.owned)))
 
     def _started(self, partition: TopicPartition, at: StartAt) -> None:
         if partition in self.owned:
             self.owned[partition] = at.assignment_epoch
             self.positions[partition] = at.offset
-            self._told_end.pop(partition, None)
             self.paused.discard(partition)
+            self._told_end.pop(partition, None)
 
     async def _on_assign(self, partitions: Sequence[TopicPartition]) -> None:
+        if not partitions or not self._is_subscribed:
+            return
         answers = await self._ask(lambda reply: Assigned(tuple(partitions), reply))
         starts: Mapping[TopicPartition, StartAt] = answers[0] if answers else {}
-        for partition in partitions:
-            self.owned[partition] = None
-            self.positions[partition] = None
-            self.paused.add(partition)
-            if partition in starts:
-                self._started(partition, starts[partition])
+        self.owned.update(dict.fromkeys(partitions))
+        self.positions.update(dict.fromkeys(partitions))
+        self.paused.update(partitions)
+        for partition, at in starts.items():
+            self._started(partition, at)
 
     async def _on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
         if partitions:
@@ -374,15 +278,15 @@ class FakeClient:
             self._disown(partitions)
 
     async def _ask(self, event: Callable[[Callable[[Any], None]], Event]) -> list[Any]:
-        """Post an event and serve calls until it is answered; nobody answers once the client is closing."""
+        """Post an event and serve calls until it is answered; nobody answers a client that is closing."""
         answers: list[Any] = []
         self._is_in_callback = True
-        self._post(event(lambda answer: self._tell("reply", answer, lambda: answers.append(answer))))
+        self._post(event(lambda answer: self.calls.tell("reply", answer, lambda: answers.append(answer))))
         while not answers and not self._is_closing:
-            if self._jobs:
-                await self._jobs.popleft()()
+            if self.calls:
+                await self.calls.serve()
             else:
-                await self._awake.park()
+                await self.calls.wait()
         self._is_in_callback = False
         return answers
 
@@ -392,51 +296,51 @@ class FakeClient:
             self.positions.pop(partition, None)
             self.paused.discard(partition)
 
-    def _post(self, event: Event) -> None:
-        self._events_in.send_nowait(event)
+    async def _call(
+        self,
+        name: str,
+        argument: object,
+        function: Callable[[], T],
+        refuse: Callable[[ClientError], T] | None = None,
+    ) -> T:
+        """Have a call made, and wait for what comes of it after the scripted delay, or of the scripted error."""
 
-    def _submit(self, job: Callable[[], Awaitable[None]]) -> None:
-        self._jobs.append(job)
-        self.look()
-
-    def _tell(self, name: str, argument: Any, function: Callable[[], object]) -> None:
-        """Have a call made without waiting for it."""
-        self.calls.append((name, argument))
-
-        async def job() -> None:
-            function()
-
-        self._submit(job)
-
-    async def _call(self, name: str, function: Callable[[], T]) -> T:
-        """Have a call made, and wait for what comes of it, after the scripted delay and error."""
-        results: list[T] = []
-        answered = trio.Event()
-        errors: list[ClientError] = []
-
-        async def job() -> None:
+        async def job(answer: Callable[[T | KafkaError], None]) -> None:
             await trio.sleep(self.broker.delays[name])
             error = self.broker.next_error(name)
             if error is None:
-                results.append(function())
+                answer(function())
             else:
-                errors.append(error)
-            answered.set()
+                answer(refuse(error) if refuse else as_error(error, f"{name} is refused"))
 
-        self.calls.append((name, None))
-        self._submit(job)
-        await self._wait(answered)
-        if errors:
-            raise as_error(errors[0], f"{name} failed") from ClientException(errors[0])
-        return results[0]
-
-    async def _wait(self, answered: trio.Event) -> None:
-        self._waiting.add(answered)
-        if self.ended.is_set():
-            raise KafkaError("the Kafka client has ended")
-        await answered.wait()
-        self._waiting.discard(answered)
-        ...
+        found = await self.calls.ask(name, argument, job)
+        if isinstance(found, KafkaError):
+            raise found
+        return found
 
 
-def _counts(partitions: Iterable[TopicPartition]) -> Mapping[str, int]: ...
+def _job(function: Callable[[], object]) -> Job:
+    async def job() -> None:
+        function()
+
+    return job
+
+
+@asynccontextmanager
+async def open_fake_client(
+    broker: FakeBroker, config: ConsumerConfig, problems: list[KafkaError]
+) -> AsyncIterator[FakeClient]:
+    """Stands in for :func:`~trio_parallel_kafka.control.kafka_client.open_kafka_client`."""
+    client = FakeClient(broker, config)
+    scope = trio.CancelScope(shield=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.host, scope)
+        try:
+            yield client
+        finally:
+            client.close()
+            with trio.move_on_after(config.close_timeout, shield=True):
+                await client.ended.wait()
+            if not client.ended.is_set():
+                scope.cancel()
+                problems.append(CloseTimeoutError("the fake client didn't close in time"))

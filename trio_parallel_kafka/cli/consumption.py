@@ -88,7 +88,7 @@ class OrderConsumption:
         completed = self.verifier.completed
         self._on_progress(
             Progress(
-                elapsed=self.seconds,
+                elapsed=0.0 if self._started_at is None else now - self._started_at,
                 completed=completed,
                 completed_by_partition=self._completed,
                 in_flight=self.verifier.in_flight,

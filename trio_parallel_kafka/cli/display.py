@@ -37,7 +37,7 @@ class PlainDisplay:
     def __init__(self, stream: TextIO, workload: Workload) -> None:
         self._stream: Final = stream
         self._total: Final = len(workload.orders)
-        self._next_line_at = 0.0
+        self._next_line_at = LINE_INTERVAL
 
     def say(self, text: str) -> None:
         """Print it at once."""
@@ -50,12 +50,12 @@ class PlainDisplay:
 
     def handled(self, progress: Progress) -> None:
         """Print a line every :data:`LINE_INTERVAL`, and the last one."""
-        if progress.elapsed >= self._next_line_at or progress.completed == self._total:
-            self._next_line_at = progress.elapsed + LINE_INTERVAL
-            self.say(
-                f"handled {progress.completed:,} of {self._total:,}, {progress.rate:,.0f} records/s, "
-                f"{progress.in_flight:,} in flight"
-            )
+        handled = f"handled {progress.completed:,} of {self._total:,}"
+        if progress.completed == self._total:
+            self.say(handled)
+        elif progress.elapsed >= self._next_line_at:
+            self._next_line_at += LINE_INTERVAL
+            self.say(f"{handled}, {progress.rate:,.0f} records/s, {progress.in_flight:,} in flight")
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def open_display(workload: Workload, *, as_json: bool) -> Iterator[Display]:
         ParallelKafkaError: something has to be drawn, the run or the table after it, and rich isn't installed.
     """
     stream = sys.stderr if as_json else sys.stdout
-    is_drawn = stream.isatty() and os.environ.get("TERM") != "dumb"
+    is_drawn = _can_draw_on(stream)
     if is_drawn or not as_json:
         _require_rich()
     with ExitStack() as stack:
@@ -83,6 +83,10 @@ def open_display(workload: Workload, *, as_json: bool) -> Iterator[Display]:
             display = PlainDisplay(stream, workload)
         stack.enter_context(_warnings_on(display))
         yield display
+
+
+def _can_draw_on(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and stream.encoding.lower().startswith("utf")
 
 
 def _require_rich() -> None:

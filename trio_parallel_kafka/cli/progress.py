@@ -14,7 +14,7 @@ class Progress:
     """The handling of the orders at one moment.
 
     Attributes:
-        elapsed: seconds since it began.
+        elapsed: seconds since the first of them started.
         completed: orders handled.
         completed_by_partition: the same, for each partition.
         in_flight: orders being handled now.

@@ -1,0 +1,26 @@
+"""A consumer in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from shell.kit import World
+
+HANG = 900.0
+"""Virtual seconds after which a test hangs; the control plane's own clockwork goes on for ever."""
+
+
+@pytest.fixture
+async def world(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> World:
+    """A fake broker that consumers find; time passes when all tasks wait."""
+
+    async def guard() -> None:
+        await trio.sleep(HANG)
+        pytest.fail("the test hangs")
+
+    made = World()
+    monkeypatch.setattr("trio_parallel_kafka.consumer.open_kafka_client", made.open_client)
+    nursery.start_soon(guard)
+    return made

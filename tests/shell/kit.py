@@ -1,0 +1,151 @@
+"""What the tests of the shell share: a consumer on a fake broker, and a handler that does as it is told."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import trio
+import trio.testing
+from confluent_kafka import KafkaError as ClientError
+from shell.fake_broker import FakeBroker
+from shell.fake_client import FakeClient, open_fake_client
+
+from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, Record, parallel_consumer
+from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.statistics import PartitionStatistics
+
+P0 = TopicPartition("orders", 0)
+P1 = TopicPartition("orders", 1)
+
+Place = tuple[int, int]
+"""A record's partition and offset."""
+
+
+def error(code: int) -> ClientError:
+    return ClientError(code)
+
+
+class World:
+    """A broker with the topic ``orders`` of two partitions, and the members that :func:`parallel_consumer` makes."""
+
+    def __init__(self) -> None:
+        self.broker = FakeBroker(orders=2)
+        self.clients: list[FakeClient] = []
+
+    @property
+    def client(self) -> FakeClient:
+        """The newest member."""
+        return self.clients[-1]
+
+    @asynccontextmanager
+    async def open_client(self, *args: Any) -> AsyncIterator[FakeClient]:
+        async with open_fake_client(self.broker, *args) as client:
+            self.clients.append(client)
+            yield client
+
+    def config(self, **fields: Any) -> ConsumerConfig:
+        given = {"bootstrap_servers": "fake:9092", "group_id": "billing", "topics": ["orders"]}
+        return ConsumerConfig(**(given | fields))
+
+    @asynccontextmanager
+    async def consuming(self, handler: Callable[[Record], Any], **fields: Any) -> AsyncIterator[ParallelConsumer]:
+        """Consume in the background for the length of the block, then stop gracefully."""
+        async with parallel_consumer(self.config(**fields)) as pc, trio.open_nursery() as nursery:
+            nursery.start_soon(pc.run, handler)
+            yield pc
+            pc.stop()
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        """The offset that the group has committed."""
+        return self.broker.group.get(partition, (None, ""))[0]
+
+
+def of(pc: ParallelConsumer, partition: TopicPartition) -> PartitionStatistics:
+    """What the statistics say about a partition."""
+    return next(each for each in pc.statistics().partitions if (each.topic, each.partition) == partition)
+
+
+async def settle() -> None:
+    """Let everything be done that can be done without time passing."""
+    await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+class Handling:
+    """A handler that takes ``work`` seconds, keeps ``held`` offsets until they are let go, and notes what it did.
+
+    ``stubborn`` offsets ignore their cancellation until they are let go; ``bad`` ones raise.
+    """
+
+    def __init__(
+        self,
+        *,
+        work: float = 0.0,
+        held: Collection[int] = (),
+        stubborn: Collection[int] = (),
+        bad: Collection[int] = (),
+    ) -> None:
+        self.work = work
+        self.held = set(held)
+        self.stubborn = set(stubborn)
+        self.bad = set(bad)
+        self.started: list[Place] = []
+        self.finished: list[Place] = []
+        self.cancelled: list[Place] = []
+        self.records: list[Record] = []
+        self.peak = 0
+        self.overlaps: list[Place] = []
+        self._running: set[Place] = set()
+        self._keys: dict[tuple[int, bytes], int] = defaultdict(int)
+        self._changed = trio.lowlevel.ParkingLot()
+
+    async def __call__(self, record: Record) -> None:
+        place = record.partition, record.offset
+        self.started.append(place)
+        self.records.append(record)
+        self._running.add(place)
+        self.peak = max(self.peak, len(self._running))
+        lane = record.partition, record.key or b""
+        self._keys[lane] += 1
+        if self._keys[lane] > 1 and record.key is not None:
+            self.overlaps.append(place)
+        try:
+            await self._handle(record)
+        except trio.Cancelled:
+            self.cancelled.append(place)
+            raise
+        finally:
+            self._running.discard(place)
+            self._keys[lane] -= 1
+        self.finished.append(place)
+
+    async def _handle(self, record: Record) -> None:
+        with trio.CancelScope(shield=record.offset in self.stubborn):
+            while record.offset in self.held | self.stubborn:
+                await self._changed.park()
+        if record.offset in self.bad:
+            raise HandlerError(record.offset)
+        if self.work:
+            await trio.sleep(self.work)
+
+    def let_go(self, *offsets: int) -> None:
+        """Keep these no longer; all, if none is named."""
+        named = set(offsets) or self.held | self.stubborn
+        self.held -= named
+        self.stubborn -= named
+        self._changed.unpark_all()
+
+    def offsets(self, partition: TopicPartition, *, started: bool = False) -> list[int]:
+        """The offsets finished (or started) in a partition, in that order."""
+        return [offset for number, offset in (self.started if started else self.finished) if number == partition[1]]
+
+
+class HandlerError(Exception):
+    pass
+
+
+def never(_record: Record) -> NoReturn:
+    raise AssertionError("a handler was started")
+
