@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Any
+
+from sphinx.application import Sphinx
 
 project = "trio-parallel-kafka"
 author = "The trio-parallel-kafka contributors"
@@ -47,3 +50,18 @@ _OUTSIDE = (
     "typing",
 )
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_OUTSIDE)})(\..*)?")]
+
+
+def setup(app: Sphinx) -> None:
+    """Keep Napoleon, whose handler has priority 500, from taking "Bytes: ..." for an attribute's type."""
+    as_written: dict[str, list[str]] = {}
+
+    def remember(_app: Sphinx, what: str, name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+        if what in {"attribute", "property"}:
+            as_written[name] = lines.copy()
+
+    def restore(_app: Sphinx, _what: str, name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+        lines[:] = as_written.pop(name, lines)
+
+    app.connect("autodoc-process-docstring", remember, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)

@@ -15,6 +15,7 @@ from broker.cluster import Cluster
 from broker.kafka_server import KafkaServer
 from broker.member import member_process, wait_for_end
 from broker.recorder import Recorder, Workload, examine, number_of
+from broker.scenario import committed_offsets, topic_with, until
 
 from trio_parallel_kafka import ConsumerConfig, Record, parallel_consumer
 
@@ -29,14 +30,6 @@ Work = Callable[[int], Awaitable[object]]
 async def some_milliseconds(_number: int) -> None:
     """What a handler does that waits for 1 to 5 ms."""
     await trio.sleep(random.uniform(0.001, 0.005))
-
-
-async def produced(kafka: Cluster, workload: Workload, partitions: int) -> str:
-    """Make a topic that holds the workload, and return its name."""
-    topic = kafka.unique("orders")
-    await trio.to_thread.run_sync(kafka.create_topic, topic, partitions)
-    await trio.to_thread.run_sync(kafka.produce, topic, workload.records())
-    return topic
 
 
 def configured(kafka: Cluster, topic: str, /, **fields: Any) -> ConsumerConfig:
@@ -59,15 +52,13 @@ async def run_until_done(config: ConsumerConfig, recorder: Recorder, workload: W
 
 def assert_all_committed(kafka: Cluster, config: ConsumerConfig) -> None:
     """The group's committed offsets are the ends of the log."""
-    (topic,) = config.topics
-    committed = {partition: offset for partition, (offset, _) in kafka.committed(config.group_id, topic).items()}
-    assert committed == kafka.end_offsets(topic)
+    assert committed_offsets(kafka, config) == kafka.end_offsets(config.topics[0])
 
 
 async def test_a_hundred_thousand_records(kafka: Cluster) -> None:
     """100,000 records of 1,000 keys: none missing, exact key order, as many handlers at once as allowed."""
     workload = Workload(100_000, 1_000)
-    config = configured(kafka, await produced(kafka, workload, 16), max_concurrency=256)
+    config = configured(kafka, topic_with(kafka, workload.records(), 16), max_concurrency=256)
     recorder = Recorder()
     with trio.fail_after(PATIENCE):
         seconds = await run_until_done(config, recorder, workload, some_milliseconds)
@@ -84,7 +75,7 @@ async def test_a_hundred_thousand_records(kafka: Cluster) -> None:
 async def test_hot_path(kafka: Cluster) -> None:
     """Records whose handlers do nothing pass through, each once. (Target: 60,000 records/s on 2 idle cores.)"""
     workload = Workload(300_000, 1_000, value_size=100)
-    config = configured(kafka, await produced(kafka, workload, 16))
+    config = configured(kafka, topic_with(kafka, workload.records(), 16))
     seen = bytearray(workload.count)
     left = workload.count
 
@@ -113,7 +104,7 @@ async def test_hot_path(kafka: Cluster) -> None:
 async def test_against_bare_tasks(kafka: Cluster) -> None:
     """256 handlers that sleep 5 ms, beside 256 bare Trio tasks. (Target: at least half as many a second.)"""
     workload = Workload(100_000, 1_000, value_size=100)
-    config = configured(kafka, await produced(kafka, workload, 16), max_concurrency=256)
+    config = configured(kafka, topic_with(kafka, workload.records(), 16), max_concurrency=256)
     with trio.fail_after(PATIENCE):
         bare_before = await _bare_rate(workload.count)
         left = workload.count
@@ -160,7 +151,7 @@ async def _bare_rate(count: int) -> float:
 async def test_kill_and_restart(kafka: Cluster, tmp_path: Path) -> None:
     """A member that is killed in the middle, twice: none missing, keys in order; it replays, and never skips."""
     workload = Workload(20_000, 200)
-    config = configured(kafka, await produced(kafka, workload, 8), kafka=SHORT_SESSION)
+    config = configured(kafka, topic_with(kafka, workload.records(), 8), kafka=SHORT_SESSION)
     recorder = Recorder(tmp_path / "log")
     fields = {
         "bootstrap_servers": config.bootstrap_servers,
@@ -197,7 +188,7 @@ async def test_kill_and_restart(kafka: Cluster, tmp_path: Path) -> None:
 async def test_graceful_restart_beside_a_hung_record(kafka: Cluster) -> None:
     """After a graceful restart only the record that hung comes again, and what waited behind it in its lane."""
     workload = Workload(8_000, 100)
-    config = configured(kafka, await produced(kafka, workload, 4), shutdown_timeout=0.5)
+    config = configured(kafka, topic_with(kafka, workload.records(), 4), shutdown_timeout=0.5)
     recorder = Recorder()
     hung = 1_234
     stuck = workload.lane(hung)
@@ -269,7 +260,7 @@ async def test_broker_outage(
     """A broker that goes under load and comes back: the consumer goes on, and none is missing."""
     kafka = Cluster(mortal_kafka.bootstrap_servers)
     workload = Workload(20_000, 200)
-    topic = await produced(kafka, workload, 8)
+    topic = topic_with(kafka, workload.records(), 8)
     config = configured(kafka, topic, max_concurrency=64, max_buffered_records=500, kafka=group)
     ends = kafka.end_offsets(topic)
     recorder = Recorder()
@@ -287,8 +278,7 @@ async def test_broker_outage(
             await recorder.wait_done(done_by_then + 1)
             on_again_after = time.perf_counter() - back_at
             await recorder.wait_done(workload.count)
-            while {each.partition: each.position for each in pc.statistics().partitions} != ends:
-                await trio.sleep(0.05)
+            await until(lambda: {each.partition: each.position for each in pc.statistics().partitions} == ends)
             pc.stop()
 
     findings = examine(recorder.entries, workload)
@@ -316,15 +306,19 @@ async def _burn(slices: int) -> None:
         await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize("blocking", [0, 3], ids=["slices", "slices and a block"])
+@pytest.mark.parametrize(
+    "blocking",
+    [pytest.param(0, id="slices", marks=pytest.mark.performance), pytest.param(3, id="slices and a block")],
+)
 async def test_busy_loop(kafka: Cluster, blocking: float, caplog: pytest.LogCaptureFixture) -> None:
-    """Handlers that burn the loop, or block it: polling goes on, the member stays, and the log names a blocker."""
+    """Handlers that burn the loop, or block it: the member stays, and the log shows where a blocker stands."""
     caplog.set_level(logging.INFO, "trio_parallel_kafka")
-    workload = Workload(100_000, 1_000)
+    workload = Workload(10_000, 1_000)
     config = configured(
         kafka,
-        await produced(kafka, workload, 16),
+        topic_with(kafka, workload.records(), 16),
         max_concurrency=8,
+        max_buffered_records=100,  # so that it fetches all the while
         revoke_grace=2,
         close_timeout=5,
         shutdown_timeout=0,

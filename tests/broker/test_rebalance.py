@@ -15,6 +15,7 @@ import trio
 from broker.cluster import Cluster
 from broker.member import member_process, wait_for_end
 from broker.recorder import Entry, Recorder, Step, Workload, examine
+from broker.scenario import committed_offsets, topic_with, until
 
 from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, parallel_consumer
 
@@ -33,12 +34,7 @@ PROTOCOLS: dict[str, dict[str, str | int]] = {
 all_protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-async def produced(kafka: Cluster, workload: Workload, partitions: int) -> str:
-    """Make a topic that holds the workload, and return its name."""
-    topic = kafka.unique("orders")
-    await trio.to_thread.run_sync(kafka.create_topic, topic, partitions)
-    await trio.to_thread.run_sync(kafka.produce, topic, workload.records())
-    return topic
+Work = Callable[[int], Awaitable[object]]
 
 
 def fields_for(kafka: Cluster, topic: str, protocol: str, **fields: Any) -> dict[str, Any]:
@@ -53,9 +49,7 @@ def fields_for(kafka: Cluster, topic: str, protocol: str, **fields: Any) -> dict
 
 
 @asynccontextmanager
-async def member(
-    name: str, config: ConsumerConfig, recorder: Recorder, work: Callable[[int], Awaitable[object]]
-) -> AsyncIterator[ParallelConsumer]:
+async def member(name: str, config: ConsumerConfig, recorder: Recorder, work: Work) -> AsyncIterator[ParallelConsumer]:
     """A member that handles records for the length of the block, and is stopped at its end."""
     async with parallel_consumer(config) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(pc.run, recorder.handler(name, work))
@@ -63,21 +57,23 @@ async def member(
         pc.stop()
 
 
+async def be_member(
+    name: str,
+    config: ConsumerConfig,
+    recorder: Recorder,
+    work: Work,
+    *,
+    task_status: trio.TaskStatus[ParallelConsumer],
+) -> None:
+    """Likewise, in a task of its own, until it is cancelled."""
+    async with parallel_consumer(config) as pc:
+        task_status.started(pc)
+        await pc.run(recorder.handler(name, work))
+
+
 def partitions_of(pc: ParallelConsumer) -> set[int]:
     """The partitions that a member reads now."""
     return {each.partition for each in pc.statistics().partitions if each.phase == "active"}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Look now and then whether a condition holds."""
-    while not condition():
-        await trio.sleep(0.02)
-
-
-def assert_all_committed(kafka: Cluster, group: str, topic: str) -> None:
-    """The group's committed offsets are the ends of the log."""
-    committed = {partition: offset for partition, (offset, _) in kafka.committed(group, topic).items()}
-    assert committed == kafka.end_offsets(topic)
 
 
 def moves(entries: Iterable[Entry]) -> int:
@@ -92,13 +88,11 @@ def moves(entries: Iterable[Entry]) -> int:
 
 
 @all_protocols
-async def test_a_second_member_comes_and_goes(
-    kafka: Cluster, protocol: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_second_member_comes_and_goes(kafka: Cluster, protocol: str, caplog: pytest.LogCaptureFixture) -> None:
     """The second member joins and leaves ten times under load: one owner, key order, and nothing is replayed."""
     caplog.set_level(logging.WARNING, "trio_parallel_kafka")
     workload = Workload(40_000, 500)
-    topic = await produced(kafka, workload, PARTITIONS)
+    topic = topic_with(kafka, workload.records(), PARTITIONS)
     fields = fields_for(kafka, topic, protocol, max_concurrency=32, max_buffered_records=200)
     config = ConsumerConfig(**fields)
     recorder = Recorder()
@@ -130,14 +124,14 @@ async def test_a_second_member_comes_and_goes(
     assert not findings.replayed
     assert not findings.cut
     assert not [each.getMessage() for each in caplog.records if each.name.startswith("trio_parallel_kafka")]
-    assert_all_committed(kafka, config.group_id, topic)
+    assert committed_offsets(kafka, config) == kafka.end_offsets(topic)
 
 
 @pytest.mark.parametrize("protocol", ["cooperative-sticky", "consumer"])
 async def test_members_in_two_processes(kafka: Cluster, protocol: str, tmp_path: Path) -> None:
     """The same with a process for each member."""
     workload = Workload(20_000, 500)
-    topic = await produced(kafka, workload, PARTITIONS)
+    topic = topic_with(kafka, workload.records(), PARTITIONS)
     fields = fields_for(kafka, topic, protocol, max_concurrency=32, max_buffered_records=200)
     log = tmp_path / "log"
     recorder = Recorder(log)
@@ -170,14 +164,14 @@ async def test_members_in_two_processes(kafka: Cluster, protocol: str, tmp_path:
     findings.check()
     assert not findings.replayed
     assert not findings.cut
-    assert_all_committed(kafka, fields["group_id"], topic)
+    assert committed_offsets(kafka, ConsumerConfig(**fields)) == kafka.end_offsets(topic)
 
 
 @all_protocols
 async def test_slow_handlers_are_cut_at_revoke(kafka: Cluster, protocol: str) -> None:
     """Handlers that outlast the grace are cancelled before the hand-over, and the new owner handles their records."""
     workload = Workload(400, 40)
-    topic = await produced(kafka, workload, 2)
+    topic = topic_with(kafka, workload.records(), 2)
     config = ConsumerConfig(**fields_for(kafka, topic, protocol, revoke_grace=0.5, shutdown_timeout=0.5))
     recorder = Recorder()
     slow = set(range(10))
@@ -216,3 +210,31 @@ async def test_slow_handlers_are_cut_at_revoke(kafka: Cluster, protocol: str) ->
 
 def _others(partitions: set[int]) -> set[int]:
     return {0, 1} - partitions if len(partitions) == 1 else {-1}
+
+
+@all_protocols
+async def test_a_member_stops_while_the_group_rebalances(kafka: Cluster, protocol: str) -> None:
+    """The last commit of a member that leaves in the middle of a rebalance counts: nothing is replayed."""
+    workload = Workload(4_000, 500)
+    topic = topic_with(kafka, workload.records(), PARTITIONS)
+    # Whatever is committed is committed at the revoke or at the end.
+    config = ConsumerConfig(**fields_for(kafka, topic, protocol, commit_interval=60.0))
+    recorder = Recorder()
+
+    async def work(_number: int) -> None:
+        await trio.sleep(random.uniform(0, 0.01))
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            async with member("first", config, recorder, work) as first:
+                await recorder.wait_done(workload.count)
+                second = await nursery.start(be_member, "second", config, recorder, work)
+                await until(lambda: len(partitions_of(first)) < PARTITIONS)
+            ends = kafka.end_offsets(topic)
+            await until(lambda: {each.partition: each.position for each in second.statistics().partitions} == ends)
+            nursery.cancel_scope.cancel()
+
+    findings = examine(recorder.entries, workload)
+    print(f"\n{protocol}: stopped in the middle of a rebalance, {findings.replayed.total()} records replayed")
+    findings.check()
+    assert not findings.replayed

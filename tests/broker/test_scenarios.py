@@ -211,9 +211,9 @@ async def test_same_key_in_two_topics(kafka: Cluster) -> None:
     assert [(record.topic, record.offset) for record in again] == [(stuck, offset) for offset in range(3, 10)]
 
 
-def every_third_is_stuck(count: int) -> list[NewRecord]:
+def every_third_is_stuck(count: int, partition: int = 0) -> list[NewRecord]:
     """Records of which every third has the same key, and all others a key of their own."""
-    return [NewRecord(b"key-%d" % n if n % 3 else b"stuck", b"%d" % n, 0) for n in range(count)]
+    return [NewRecord(b"key-%d" % n if n % 3 else b"stuck", b"%d" % n, partition) for n in range(count)]
 
 
 async def test_map_is_cut(kafka: Cluster) -> None:
@@ -244,27 +244,33 @@ def covered_by(metadata: str) -> set[int]:
 
 
 async def test_small_bound_on_metadata(private_kafka: StartKafka, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the broker takes less metadata than usual, the commit goes through with a shorter map."""
+    """Where the broker takes less metadata than usual, the commits go through with maps as long as it takes.
+
+    The bound on a map's length is halved once for a refusal, however many partitions it concerned.
+    """
     server = await trio.to_thread.run_sync(lambda: private_kafka(properties={"offset.metadata.max.bytes": "256"}))
     kafka = Cluster(server.bootstrap_servers)
-    count = 6_000
-    config = configured(
-        kafka, topic_with(kafka, every_third_is_stuck(count)), max_buffered_records=2 * count, commit_interval=0.1
-    )
+    count, partitions = 3_000, 8
+    records = [record for partition in range(partitions) for record in every_third_is_stuck(count, partition)]
+    config = configured(kafka, topic_with(kafka, records, partitions), commit_interval=0.1)
     notes = Notes(hangs=value_in(0))
     async with running(config, notes) as pc:
-        await notes.wait_done(count * 2 // 3)
-        await until(lambda: pc.statistics().partitions[0].is_map_cut)
-        assert pc.statistics().partitions[0].committed == 0
+        await notes.wait_done(count * 2 // 3 * partitions)
+        await until(lambda: all(each.is_map_cut for each in pc.statistics().partitions))
+        assert {each.committed for each in pc.statistics().partitions} == {0}
         assert pc.statistics().totals.failed_commits >= 1
     assert "OFFSET_METADATA_TOO_LARGE" in caplog.text
-    offset, metadata = kafka.committed(config.group_id, config.topics[0])[0]
-    assert offset == 0
-    assert 100 < len(metadata) <= 255
-    covered = covered_by(metadata)
-    assert len(covered) > 500
-    assert values(await handled(config, count - len(covered))) == sorted(set(range(count)) - covered)
-    assert committed_offsets(kafka, config) == {0: count}
+    covered = {}
+    for partition, (offset, metadata) in kafka.committed(config.group_id, config.topics[0]).items():
+        assert offset == 0
+        assert 128 <= len(metadata) <= 255
+        covered[partition] = covered_by(metadata)
+        assert len(covered[partition]) > 500
+    again = await handled(config, count * partitions - sum(map(len, covered.values())))
+    for partition in range(partitions):
+        expected = sorted(set(range(count)) - covered[partition])
+        assert values(record for record in again if record.partition == partition) == expected
+    assert committed_offsets(kafka, config) == dict.fromkeys(range(partitions), count)
 
 
 # Orderings

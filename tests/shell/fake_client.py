@@ -216,7 +216,7 @@ class FakeClient:
                 await self._callbacks.popleft()()
             elif not self._is_batch_out and (messages := self._fetch()):
                 self._is_batch_out = True
-                self._post(Fetched(messages, lambda: self.calls.tell("taken", None, self._taken)))
+                self._post(Fetched(messages, dict(self.owned), lambda: self.calls.tell("taken", None, self._taken)))
             else:
                 await self.calls.wait()
 
@@ -295,6 +295,9 @@ class FakeClient:
             self.owned.pop(partition, None)
             self.positions.pop(partition, None)
             self.paused.discard(partition)
+
+    def _post(self, event: Event) -> None:
+        self._events_in.send_nowait(event)
 
     async def _call(
         self,

@@ -110,7 +110,14 @@ class _Handler(logging.Handler):
     def __init__(self, display: Display) -> None:
         super().__init__(logging.WARNING)
         self._display: Final = display
+        self._shown: Final[set[str]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a message, without the traceback that may come with it."""
-        self._display.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        """Show a message, without the traceback that may come with it.
+
+        Once: while a broker is away the client says so many times a second.
+        """
+        message = f"{record.levelname.lower()}: {record.getMessage()}"
+        if message not in self._shown:
+            self._shown.add(message)
+            self._display.say(message)

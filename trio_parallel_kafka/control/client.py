@@ -29,10 +29,12 @@ class StartAt:
 class Fetched:
     """A batch in the order fetched; errors and ends of partitions are messages too.
 
-    ``taken`` asks for the next batch; until then none comes.
+    ``tenures`` says in which tenure each partition was read: a batch may be on its way while a partition starts
+    again elsewhere. ``taken`` asks for the next batch; until then none comes.
     """
 
     messages: Sequence[Message]
+    tenures: Mapping[TopicPartition, int | None]
     taken: Callable[[], None]
 
 

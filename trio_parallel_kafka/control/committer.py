@@ -22,15 +22,22 @@ logger = logging.getLogger("trio_parallel_kafka.commits")
 RETRY_AFTER: Final = 0.2
 """Seconds between two tries of the last commit."""
 
+REVOKE_TRIES: Final = 5
+"""How often the last commit of what is being let go is tried: the whole group waits for it."""
+
 OWNERSHIP_IS_GONE: Final = frozenset(
     {
-        ClientError.ILLEGAL_GENERATION,
         ClientError.UNKNOWN_MEMBER_ID,
         ClientError.FENCED_INSTANCE_ID,
-        ClientError.STALE_MEMBER_EPOCH,
         ClientError._STATE,  # noqa: SLF001 - this package's own fence
     }
 )
+
+GROUP_HAS_MOVED_ON: Final = frozenset(
+    {ClientError.ILLEGAL_GENERATION, ClientError.STALE_MEMBER_EPOCH, ClientError.REBALANCE_IN_PROGRESS}
+)
+"""The commit was overtaken by a rebalance that this member takes part in: what it still owns then goes through with
+the next try. (A cooperative member owns partitions while it joins again, and the broker answers the join first.)"""
 
 
 class Committer:
@@ -60,9 +67,15 @@ class Committer:
 
         Not behind :attr:`_sending`: the client answers no outstanding commit until they are let go.
         """
-        entries = self._member.pending_commits(assignments)
-        if entries:
-            await self._send(entries)
+        for _ in range(REVOKE_TRIES):
+            entries = self._member.pending_commits(assignments)
+            if not entries:
+                return
+            errors = await self._send(entries)
+            if any(error.code() in OWNERSHIP_IS_GONE for error in errors):
+                return
+            if errors:
+                await trio.sleep(RETRY_AFTER)
 
     async def commit_all(self) -> None:
         """Commit until the broker has everything; the caller bounds it.
@@ -90,9 +103,10 @@ class Committer:
                 taken.append(entry)
                 continue
             errors.append(error)
-            if error.code() == ClientError.OFFSET_METADATA_TOO_LARGE:
-                self._member.ledger.metadata_refused()
-            logger.warning("the commit of %s at offset %d failed: %s", entry.partition, entry.offset, error)
+            level = logging.INFO if error.code() in GROUP_HAS_MOVED_ON else logging.WARNING
+            logger.log(level, "the commit of %s at offset %d failed: %s", entry.partition, entry.offset, error)
+        if any(error.code() == ClientError.OFFSET_METADATA_TOO_LARGE for error in errors):
+            self._member.ledger.metadata_refused()  # once, however many partitions tell
         self._member.acknowledge(taken)
         self._totals.commits += len(taken)
         self._totals.failed_commits += len(errors)

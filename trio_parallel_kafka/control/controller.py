@@ -206,7 +206,7 @@ class Controller:
 
     async def _take(self, event: Fetched) -> None:
         self.pool.now = trio.current_time()
-        result = self._dispatcher.dispatch(event.messages, self.pool.now)
+        result = self._dispatcher.dispatch(event.messages, event.tenures, self.pool.now)
         full = [each.partition for each in result.touched if self.member.pause_if_full(each)]
         if full:
             self._client.pause(full)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -56,45 +56,54 @@ class Dispatcher:
         self._on_failure: Final = on_failure
         self._lane_key: Final = _lane_key(config)
 
-    def dispatch(self, messages: Sequence[Message], now: float) -> Dispatched:
-        """Take a batch, in its order."""
+    def dispatch(
+        self, messages: Sequence[Message], tenures: Mapping[TopicPartition, int | None], now: float
+    ) -> Dispatched:
+        """Take a batch, in its order: what was fetched in the current tenures of partitions that are being read."""
         result = Dispatched()
-        find = self._member.assignments.get
+        readable: dict[tuple[str, int], Assignment[Record]] = {
+            each.partition: each
+            for each in self._member.assignments
+            if each.phase is Phase.ACTIVE and tenures.get(each.partition) == each.assignment_epoch
+        }
+        not_records = 0
         for message in messages:
+            assignment = readable.get((message.topic(), message.partition()))  # type: ignore[arg-type]  # None finds none
             error = message.error()
             if error is not None:
-                self._dispatch_error(message, error, result)
-                continue
-            assignment = find((message.topic(), message.partition()))  # type: ignore[arg-type]  # no error: a place
-            if assignment is not None and assignment.phase is Phase.ACTIVE:
+                not_records += 1
+                self._dispatch_error(message, error, assignment, result)
+            elif assignment is not None:
                 result.touched.add(assignment)
-                self._deliver(assignment, wrap(message, assignment.assignment_epoch, now), result)
-        self._totals.received += len(messages) - len(result.errors)
+                try:
+                    self._deliver(assignment, wrap(message, assignment.assignment_epoch, now))
+                except OffsetWentBackError:
+                    result.went_back[assignment.partition] = message.offset()  # type: ignore[assignment]  # a record's
+                    del readable[assignment.partition]
+        self._totals.received += len(messages) - not_records
         return result
 
-    def _deliver(self, assignment: Assignment[Record], record: Record, result: Dispatched) -> None:
-        if assignment.partition in result.went_back:
-            return
+    def _deliver(self, assignment: Assignment[Record], record: Record) -> None:
         try:
             key = self._lane_key(record)
             hash(key)
         except Exception as error:  # noqa: BLE001 - the user's function: a failure of this record
-            if assignment.seen(record):
+            is_new = assignment.seen(record)
+            if is_new:
                 self._on_failure(record, error)
-            return
-        try:
-            if not self._member.deliver(assignment, key, record):
-                self._totals.not_replayed += 1
-        except OffsetWentBackError:
-            result.went_back[assignment.partition] = record.offset
+        else:
+            is_new = self._member.deliver(assignment, key, record)
+        if not is_new:
+            self._totals.not_replayed += 1
 
-    def _dispatch_error(self, message: Message, error: ClientError, result: Dispatched) -> None:
+    @staticmethod
+    def _dispatch_error(
+        message: Message, error: ClientError, assignment: Assignment[Record] | None, result: Dispatched
+    ) -> None:
         if error.code() != ClientError._PARTITION_EOF:  # noqa: SLF001 - the client's name for it
             result.errors.append(message)
-            return
-        assignment = self._member.assignments.get((message.topic(), message.partition()))  # type: ignore[arg-type]
-        if assignment is not None and assignment.phase is Phase.ACTIVE:
-            assignment.tracker.skip_to(message.offset())  # type: ignore[arg-type]
+        elif assignment is not None:
+            assignment.tracker.skip_to(message.offset())  # type: ignore[arg-type]  # the end has an offset
 
 
 def _lane_key(config: ConsumerConfig) -> Callable[[Record], Hashable | None]:

@@ -36,7 +36,6 @@ from typing import Any, Final, TypeVar
 
 import attrs
 from confluent_kafka import (
-    OFFSET_INVALID,
     Consumer,
     KafkaError as ClientError,
     KafkaException,
@@ -59,11 +58,15 @@ POLL_TIMEOUT: Final = 0.05
 URGENT_POLL_TIMEOUT: Final = 0.002
 """The same while the consumer is leaving."""
 
-PATIENCE: Final = 0.05
+PATIENCE: Final = 0.025
 """Seconds between two polls while the loop doesn't take a batch."""
 
-MAX_STASH: Final = 40
+MAX_STASH: Final = 80
 """Messages that such polls may return before everything is paused: they come on top of the flow control's bound."""
+
+SOMEWHERE: Final = 0
+"""Where a partition stands that is paused until its position is known. Without an offset the client would ask the
+broker for the committed one, and refuse to seek until it has got it."""
 
 CommitResults = dict[TopicPartition, ClientError | None]
 Answer = TypeVar("Answer")
@@ -190,10 +193,11 @@ class PollThread:
         message = self._consumer.poll(0 if messages else self._poll_timeout)
         waited = min(time.perf_counter() - began, self._poll_timeout)
         if message is not None:
-            messages += [message, *self._consumer.consume(self._settings.batch_size - 1 - len(messages), 0)]
+            room = max(0, self._settings.batch_size - 1 - len(messages))
+            messages += [message, *self._consumer.consume(room, 0)]
         if messages:
             self._is_batch_out = True
-            self._post(Fetched(messages, taken=lambda: self.submit(self._take)))
+            self._post(Fetched(messages, dict(self._owned), taken=lambda: self.submit(self._take)))
         return waited
 
     def _poll_around(self) -> None:
@@ -282,7 +286,7 @@ class PollThread:
         with self._carrying_errors():
             assigned = _plain(partitions)
             starts = self._ask(_assigned(assigned), self._settings.assign_timeout, self._start_late) or {}
-            offsets = [ClientPartition(*tp, starts[tp].offset if tp in starts else OFFSET_INVALID) for tp in assigned]
+            offsets = [ClientPartition(*tp, starts[tp].offset if tp in starts else SOMEWHERE) for tp in assigned]
             if self._settings.is_incremental:
                 self._consumer.incremental_assign(offsets)
             else:
