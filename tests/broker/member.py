@@ -54,4 +54,5 @@ async def main(name: str, log: str, work_ms: str, config: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    _, NAME, LOG, WORK_MS, CONFIG = sys.argv
+    trio.run(main, NAME, LOG, WORK_MS, CONFIG)

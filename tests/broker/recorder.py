@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import trio
+from broker.scenario import until
 
 from trio_parallel_kafka import Record
 
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 
 class Workload:
-    """``count`` records, numbered from 0, whose keys take turns.
+    """``count`` records, numbered from 0, whose keys take turns; ``count`` may grow.
 
     Args:
         count: how many there are.
@@ -118,8 +118,7 @@ class Recorder:
 
     async def wait_done(self, count: int) -> None:
         """Wait until ``count`` different records have been handled to their end."""
-        while self.refresh() < count:
-            await trio.sleep(0.02)
+        await until(lambda: self.refresh() >= count)
 
     def refresh(self) -> int:
         """Read what was appended to the file; return how many records have been handled to their end."""
@@ -184,7 +183,9 @@ def examine(entries: Iterable[Entry], workload: Workload) -> Findings:
     ends: Counter[int] = Counter()
     cut: Counter[int] = Counter()
     peak: Counter[str] = Counter()
-    out_of_order, key_overlaps, owner_overlaps = [], [], []
+    out_of_order: list[str] = []
+    key_overlaps: list[str] = []
+    owner_overlaps: list[str] = []
     running_by_key: dict[int, list[Entry]] = {}
     running_by_partition: dict[int, list[Entry]] = {}
     running: Counter[str] = Counter()

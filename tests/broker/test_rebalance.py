@@ -23,6 +23,8 @@ PATIENCE = 180.0
 """Seconds after which a test hangs for certain."""
 
 PARTITIONS = 8
+BACKLOG = 2_000
+"""Records not handled yet, where load is kept up."""
 
 CLASSIC = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 200}
 PROTOCOLS: dict[str, dict[str, str | int]] = {
@@ -76,6 +78,23 @@ def partitions_of(pc: ParallelConsumer) -> set[int]:
     return {each.partition for each in pc.statistics().partitions if each.phase == "active"}
 
 
+@asynccontextmanager
+async def fed(kafka: Cluster, topic: str, workload: Workload, recorder: Recorder) -> AsyncIterator[None]:
+    """Keep some load before the members for the length of the block; ``workload.count`` grows with it."""
+
+    async def feed() -> None:
+        while True:
+            await until(lambda: workload.count - recorder.refresh() < BACKLOG)
+            end = workload.count + BACKLOG // 4
+            await trio.to_thread.run_sync(kafka.produce, topic, workload.records(workload.count, end))
+            workload.count = end
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed)
+        yield
+        nursery.cancel_scope.cancel()
+
+
 def moves(entries: Iterable[Entry]) -> int:
     """How often a partition went from one member to another."""
     owners: dict[int, str] = {}
@@ -91,34 +110,32 @@ def moves(entries: Iterable[Entry]) -> int:
 async def test_a_second_member_comes_and_goes(kafka: Cluster, protocol: str, caplog: pytest.LogCaptureFixture) -> None:
     """The second member joins and leaves ten times under load: one owner, key order, and nothing is replayed."""
     caplog.set_level(logging.WARNING, "trio_parallel_kafka")
-    workload = Workload(40_000, 500)
+    workload = Workload(BACKLOG, 500)
     topic = topic_with(kafka, workload.records(), PARTITIONS)
     fields = fields_for(kafka, topic, protocol, max_concurrency=32, max_buffered_records=200)
     config = ConsumerConfig(**fields)
     recorder = Recorder()
-    is_over = False
 
     async def work(_number: int) -> None:
-        # A trickle, until the last hand-over: some load has to be left for it.
-        await trio.sleep(random.uniform(0.001, 0.02 if is_over else 0.1))
+        await trio.sleep(random.uniform(0.001, 0.05))
 
     with trio.fail_after(PATIENCE):
         began = trio.current_time()
         async with member("first", config, recorder, work) as first:
             await until(lambda: len(partitions_of(first)) == PARTITIONS)
-            for number in range(10):
-                async with member(f"second-{number}", config, recorder, work) as second:
-                    await until(lambda: bool(partitions_of(second)))  # noqa: B023 - called in this round
-                    await recorder.wait_done(len(recorder.done) + 200)
-                assert len(recorder.done) < workload.count, "no load was left: the test proves nothing"
+            async with fed(kafka, topic, workload, recorder):
+                for number in range(10):
+                    async with member(f"second-{number}", config, recorder, work) as second:
+                        await until(lambda: bool(partitions_of(second)))
+                        await recorder.wait_done(len(recorder.done) + 200)
             seconds = trio.current_time() - began
-            is_over = True
             await recorder.wait_done(workload.count)
 
     findings = examine(recorder.entries, workload)
     print(
         f"\n{protocol}: the second member came and went 10 times in {seconds:.0f} s, partitions changed hands "
-        f"{moves(recorder.entries)} times, {findings.replayed.total()} records replayed, {findings.cut.total()} cut"
+        f"{moves(recorder.entries)} times; of {workload.count:,} records {findings.replayed.total()} were replayed, "
+        f"{findings.cut.total()} cut"
     )
     findings.check()
     assert not findings.replayed
@@ -130,7 +147,7 @@ async def test_a_second_member_comes_and_goes(kafka: Cluster, protocol: str, cap
 @pytest.mark.parametrize("protocol", ["cooperative-sticky", "consumer"])
 async def test_members_in_two_processes(kafka: Cluster, protocol: str, tmp_path: Path) -> None:
     """The same with a process for each member."""
-    workload = Workload(20_000, 500)
+    workload = Workload(BACKLOG, 500)
     topic = topic_with(kafka, workload.records(), PARTITIONS)
     fields = fields_for(kafka, topic, protocol, max_concurrency=32, max_buffered_records=200)
     log = tmp_path / "log"
@@ -142,14 +159,14 @@ async def test_members_in_two_processes(kafka: Cluster, protocol: str, tmp_path:
 
     with trio.fail_after(PATIENCE), member_process("first", log, work_ms=40, **fields) as first:
         await until(lambda: has_started("first"))
-        for number in range(4):
-            name = f"second-{number}"
-            with member_process(name, log, work_ms=40, **fields) as second:
-                await until(lambda: has_started(name))  # noqa: B023 - called in this round
-                await recorder.wait_done(recorder.refresh() + 200)
-                second.terminate()
-                assert await wait_for_end(second) == 0
-            assert recorder.refresh() < workload.count, "no load was left: the test proves nothing"
+        async with fed(kafka, topic, workload, recorder):
+            for number in range(4):
+                name = f"second-{number}"
+                with member_process(name, log, work_ms=40, **fields) as second:
+                    await until(lambda: has_started(name))  # noqa: B023 - called in this round
+                    await recorder.wait_done(recorder.refresh() + 200)
+                    second.terminate()
+                    assert await wait_for_end(second) == 0
         await recorder.wait_done(workload.count)
         first.terminate()
         assert await wait_for_end(first) == 0

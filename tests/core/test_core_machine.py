@@ -37,9 +37,11 @@ picks = st.integers(0, 9)
 outcomes: st.SearchStrategy[Outcome] = st.sampled_from(["taken", "taken", "refused", "half", "taken, answer lost"])
 logs = st.lists(
     st.tuples(st.sampled_from([0, 0, 0, 1, 5]), st.sampled_from([b"a", b"b", b"c", None]), st.integers(0, 3)),
-    max_size=12,
+    min_size=3,
+    max_size=15,
 )
-limits = st.builds(FlowLimits, max_records=st.integers(1, 40), max_bytes=st.integers(1, 60))
+limits = st.builds(FlowLimits, max_records=st.integers(1, 40), max_bytes=st.sampled_from([1, 8, 20, 100]))
+some_picks = st.lists(picks, min_size=1, max_size=8)
 
 
 @attrs.define
@@ -84,13 +86,14 @@ class Process:
 
 @attrs.define(eq=False)
 class Tenure:
-    """One assignment, as its driver sees it."""
+    """One assignment, as its driver sees it: ``done`` is what an earlier owner handed over, or completed in it."""
 
     process: Process
     assignment: Assignment[Item]
     fetch_from: int = 0
-    covered: set[int] = attrs.field(factory=set)
+    covered: frozenset[int] = frozenset()
     started: set[int] = attrs.field(factory=set)
+    done: set[int] = attrs.field(factory=set)
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -109,12 +112,13 @@ class CoreMachine(RuleBasedStateMachine):
         topic_id: bytes | None,
         contents: tuple[list[tuple[int, bytes | None, int]], ...],
     ) -> None:
-        """A topic with some records, and members that own nothing yet."""
+        """A topic with some records, each of its partitions owned by a member."""
         self.flow, self.ordering, self.topic_id = flow, ordering, topic_id
         self.processes = [self.new_process() for _ in range(MEMBERS)]
         self.logs = {partition: Log() for partition in PARTITIONS}
         for partition, content in zip(PARTITIONS, contents, strict=True):
             self.produce(partition, content)
+            self.assign(len(content), partition, starts=True)
 
     def new_process(self) -> Process:
         return Process(Member(self.flow, BufferMaker()))
@@ -125,6 +129,15 @@ class CoreMachine(RuleBasedStateMachine):
     def tenures(self, *phases: Phase) -> list[Tenure]:
         owners = [log.owner for log in self.logs.values() if log.owner is not None]
         return [owner for owner in owners if owner.assignment.phase in phases]
+
+    def fetchable(self) -> list[Tenure]:
+        return [tenure for tenure in self.tenures(Phase.ACTIVE) if tenure.assignment.pause_reason is None]
+
+    def paused(self) -> list[Tenure]:
+        return [tenure for tenure in self.tenures(Phase.ACTIVE) if tenure.assignment.pause_reason is not None]
+
+    def held(self) -> list[tuple[Process, Lane[Item]]]:
+        return [(process, lane) for process in self.processes for lane in process.hands]
 
     def log_of(self, tenure: Tenure) -> Log:
         return self.logs[tenure.assignment.partition]
@@ -142,29 +155,36 @@ class CoreMachine(RuleBasedStateMachine):
 
     # The group
 
-    @rule(number=numbers, partition=partitions, starts=st.sampled_from([True, True, True, False]))
-    def assign(self, number: int, partition: TopicPartition, starts: bool) -> None:
+    @precondition(lambda self: any(log.owner is None for log in self.logs.values()))
+    @rule(number=numbers, starts=st.sampled_from([True, True, True, False]))
+    def assign_what_is_free(self, number: int, starts: bool) -> None:
         """A partition that nobody owns is given to a member."""
-        log, process = self.logs[partition], self.processes[number]
-        if log.owner is not None:
-            return
+        free = [partition for partition, log in self.logs.items() if log.owner is None]
+        self.assign(number, free[0], starts=starts)
+
+    def assign(self, number: int, partition: TopicPartition, *, starts: bool) -> None:
+        log, process = self.logs[partition], self.processes[number % MEMBERS]
         log.owner = Tenure(process, process.member.assign(partition))
         process.assignments.append(log.owner.assignment)
         if starts:
-            self.start(0)
+            self.start(log.owner)
 
     @precondition(lambda self: self.tenures(Phase.STARTING))
     @rule(pick=picks)
-    def start(self, pick: int) -> None:
-        """The committed offset and its metadata are read back, and reading starts there."""
+    def start_late(self, pick: int) -> None:
+        """The committed offset of a partition wasn't to be had at once."""
         waiting = self.tenures(Phase.STARTING)
-        tenure = waiting[pick % len(waiting)]
+        self.start(waiting[pick % len(waiting)])
+
+    def start(self, tenure: Tenure) -> None:
+        """The committed offset and its metadata are read back, and reading starts there."""
         log, member = self.log_of(tenure), tenure.process.member
         position, completed = log.held
         member.start(tenure.assignment, position, completed, self.topic_id)
         if log.committed is not None:
             member.ledger.inherit(tenure.assignment, *log.committed)
-        tenure.fetch_from, tenure.covered = position, log.covered()
+        tenure.fetch_from, tenure.covered = position, frozenset(log.covered())
+        tenure.done |= tenure.covered
         assert tenure.covered >= log.must_not_replay, "P4: what was handed over is replayed"
 
     @precondition(lambda self: self.tenures(Phase.ACTIVE))
@@ -190,26 +210,30 @@ class CoreMachine(RuleBasedStateMachine):
             member.acknowledge(entries)
         is_clean = member.pending_commits([tenure.assignment]) == ()
         if is_clean and tenure.assignment.is_current and not member.ledger.entry_of(tenure.assignment).is_cut:
-            log.must_not_replay = set(log.done)
+            log.must_not_replay = set(tenure.done)
         self.end(tenure)
 
     @precondition(lambda self: self.tenures(*Phase))
-    @rule(pick=picks, is_taken=st.booleans())
-    def lose(self, pick: int, is_taken: bool) -> None:
-        """A partition is lost: nothing is committed but what was on its way."""
+    @rule(pick=picks, is_taken=st.booleans(), how=st.sampled_from(["lost", "lost", "crash", "small metadata"]))
+    def suffer(self, pick: int, is_taken: bool, how: str) -> None:
+        """A partition is lost, a process is killed and replaced, or the broker's bound on metadata is met."""
         owned = self.tenures(*Phase)
         tenure = owned[pick % len(owned)]
-        self.settle(tenure, is_taken=is_taken)
-        self.end(tenure)
+        if how == "lost":
+            self.settle(tenure, is_taken=is_taken)
+            self.end(tenure)
+        elif how == "crash":
+            self.crash(tenure.process, is_taken=is_taken)
+        else:
+            tenure.process.member.ledger.metadata_refused()
 
-    @rule(number=numbers, is_taken=st.booleans())
-    def crash(self, number: int, is_taken: bool) -> None:
-        """A process is killed; another takes its place and knows nothing."""
+    def crash(self, process: Process, *, is_taken: bool) -> None:
+        """Another takes its place, and knows nothing."""
         for tenure in self.tenures(*Phase):
-            if tenure.process is self.processes[number]:
+            if tenure.process is process:
                 self.settle(tenure, is_taken=is_taken)
                 self.log_of(tenure).owner = None
-        self.processes[number] = self.new_process()
+        self.processes[self.processes.index(process)] = self.new_process()
 
     def end(self, tenure: Tenure) -> None:
         tenure.process.member.end(tenure.assignment)
@@ -225,14 +249,12 @@ class CoreMachine(RuleBasedStateMachine):
 
     # Fetching
 
-    @precondition(lambda self: self.tenures(Phase.ACTIVE))
+    @precondition(lambda self: self.fetchable())
     @rule(pick=picks, most=st.integers(1, 10), tells_end=st.booleans())
     def fetch(self, pick: int, most: int, tells_end: bool) -> None:
         """A batch of a partition that isn't paused is delivered; at the log's end, that is told."""
-        active = [tenure for tenure in self.tenures(Phase.ACTIVE) if tenure.assignment.pause_reason is None]
-        if not active:
-            return
-        tenure = active[pick % len(active)]
+        waiting = self.fetchable()
+        tenure = waiting[pick % len(waiting)]
         log, assignment, member = self.log_of(tenure), tenure.assignment, tenure.process.member
         left = [each for each in log.records if each[0].offset >= tenure.fetch_from]
         batch = left[: min(most, self.flow.batch_size)]
@@ -248,12 +270,10 @@ class CoreMachine(RuleBasedStateMachine):
         assert not member.pause_if_full(assignment)
         assert assignment.pause_reason == (BUFFER_FULL if is_full else None)
 
-    @precondition(lambda self: self.tenures(Phase.ACTIVE))
-    @rule(pick=picks, back=st.integers(1, 5))
-    def deliver_what_is_refused(self, pick: int, back: int) -> None:
+        self.deliver_what_is_refused(tenure, back=most)
+
+    def deliver_what_is_refused(self, tenure: Tenure, *, back: int) -> None:
         """An offset that goes back, or a key that can't be hashed, is refused, and nothing changed."""
-        active = self.tenures(Phase.ACTIVE)
-        tenure = active[pick % len(active)]
         member, next_offset = tenure.process.member, tenure.assignment.tracker.next_offset
         before = state_of(member)
         with pytest.raises(OffsetWentBackError):
@@ -262,11 +282,11 @@ class CoreMachine(RuleBasedStateMachine):
             member.deliver(tenure.assignment, [], Item(next_offset))  # type: ignore[arg-type]  # the point
         assert state_of(member) == before
 
-    @precondition(lambda self: any(each.assignment.pause_reason for each in self.tenures(Phase.ACTIVE)))
+    @precondition(lambda self: self.paused())
     @rule(pick=picks, stuck=st.sets(picks))
     def resume(self, pick: int, stuck: set[int]) -> None:
         """A full partition is looked at; some of its running handlers are slow."""
-        paused = [tenure for tenure in self.tenures(Phase.ACTIVE) if tenure.assignment.pause_reason]
+        paused = self.paused()
         tenure = paused[pick % len(paused)]
         assignment, member = tenure.assignment, tenure.process.member
         slow = [lane for index, lane in enumerate(tenure.process.hands_of(assignment)) if index in stuck]
@@ -279,55 +299,60 @@ class CoreMachine(RuleBasedStateMachine):
 
     # Workers
 
-    @rule(number=numbers)
-    def take(self, number: int) -> None:
-        """A free worker takes the next lane and starts its head."""
-        process = self.processes[number]
-        has_more = bool(process.member.lanes)
-        lane = process.member.lanes.take()
-        assert (lane is not None) is has_more
-        if lane is not None:
-            self.check_start(process, lane)
-            process.hands.append(lane)
+    @precondition(lambda self: any(process.member.lanes for process in self.processes))
+    @rule(most=st.integers(1, 6))
+    def take(self, most: int) -> None:
+        """Free workers of each member take the next lanes and start their heads."""
+        for process in self.processes:
+            for _ in range(most):
+                has_more = bool(process.member.lanes)
+                lane = process.member.lanes.take()
+                assert (lane is not None) is has_more
+                if lane is not None:
+                    self.check_start(process, lane)
+                    process.hands.append(lane)
 
-    @precondition(lambda self: any(process.hands for process in self.processes))
-    @rule(pick=picks, visit_ends=st.booleans())
-    def complete(self, pick: int, visit_ends: bool) -> None:
-        """A handler returns, in time or after its assignment ended."""
-        process, lane = self.hand(pick)
+    @precondition(lambda self: self.held())
+    @rule(some=some_picks, visit_ends=st.booleans())
+    def complete(self, some: list[int], visit_ends: bool) -> None:
+        """Handlers return, in time or after their assignment ended; their workers go on, or change lanes."""
+        for pick in some:
+            held = self.held()
+            if held:
+                self.complete_one(*held[pick % len(held)], visit_ends=visit_ends)
+
+    def complete_one(self, process: Process, lane: Lane[Item], *, visit_ends: bool) -> None:
         assignment: Assignment[Item] = lane.group.owner
         before, is_current = state_of(process.member, assignment), assignment.is_current
         record = lane.head
+        process.hands.remove(lane)
         assert assignment.complete(record) is is_current
         if not is_current:
             assert state_of(process.member, assignment) == before, "P3: a late completion changed something"
-            process.hands.remove(lane)
             return
-        self.logs[assignment.partition].done.add(record.offset)
+        log = self.logs[assignment.partition]
+        assert log.owner is not None
+        log.done.add(record.offset)
+        log.owner.done.add(record.offset)
         if not process.member.lanes.advance(lane):
-            process.hands.remove(lane)
-        elif visit_ends:
-            process.hands.remove(lane)
+            return
+        if visit_ends:
             process.member.lanes.put_back(lane)
         else:
-            process.hands.remove(lane)
             self.check_start(process, lane)
             process.hands.append(lane)
 
-    @precondition(lambda self: any(process.hands for process in self.processes))
+    @precondition(lambda self: self.held())
     @rule(pick=picks)
     def fail(self, pick: int) -> None:
         """A handler fails for good, or is cancelled."""
-        process, lane = self.hand(pick)
+        held = self.held()
+        process, lane = held[pick % len(held)]
         assignment: Assignment[Item] = lane.group.owner
         before = state_of_assignment(assignment)
         process.hands.remove(lane)
         process.member.lanes.seal(lane)
         assert (state_of_assignment(assignment) == before) is (assignment.phase is not Phase.ACTIVE)
-
-    def hand(self, pick: int) -> tuple[Process, Lane[Item]]:
-        held = [(process, lane) for process in self.processes for lane in process.hands]
-        return held[pick % len(held)]
 
     def check_start(self, process: Process, lane: Lane[Item]) -> None:
         """P2: what was before it in its lane is done; it runs once in a tenure, and alone in its lane."""
@@ -342,17 +367,17 @@ class CoreMachine(RuleBasedStateMachine):
         tenure.started.add(offset)
         if lane.key is not None:
             before = {item.offset for item, key in log.records if key == lane.key and item.offset < offset}
-            assert before <= log.done, "P2: a record overtakes another of its key"
+            assert before <= tenure.done, "P2: a record overtakes another of its key"
             assert all(lane.key != other.key for other in process.hands_of(assignment)), "P2: two of one key at once"
 
     # Commits
 
-    @rule(number=numbers)
-    def send_commit(self, number: int) -> None:
-        """What changed is sent; one commit is on its way at most."""
-        process = self.processes[number]
-        if not process.sent:
-            process.sent = dict.fromkeys(process.member.pending_commits())
+    @rule()
+    def send_commits(self) -> None:
+        """Each member sends what changed; one commit of each is on its way at most."""
+        for process in self.processes:
+            if not process.sent:
+                process.sent = dict.fromkeys(process.member.pending_commits())
 
     @precondition(lambda self: any(process.sent for process in self.processes))
     @rule(pick=picks, outcome=outcomes)
@@ -372,11 +397,6 @@ class CoreMachine(RuleBasedStateMachine):
         process.sent = {}
         if outcome != "taken, answer lost":
             process.member.acknowledge(taken)
-
-    @rule(number=numbers)
-    def refuse_metadata(self, number: int) -> None:
-        """The broker's bound on metadata is lower than usual."""
-        self.processes[number].member.ledger.metadata_refused()
 
     def apply(self, entry: CommitEntry) -> None:
         """The broker takes whatever it is sent."""
@@ -416,7 +436,7 @@ class CoreMachine(RuleBasedStateMachine):
                 continue
             entry = member.ledger.entry_of(tenure.assignment)
             assert log.committed == (entry.offset, entry.metadata)
-            assert entry.is_cut or log.covered() == log.done
+            assert entry.is_cut or log.covered() == tenure.done
 
     @invariant()
     def bounds_are_kept(self) -> None:
@@ -424,7 +444,7 @@ class CoreMachine(RuleBasedStateMachine):
         for tenure in self.tenures(*Phase):
             assignment, log = tenure.assignment, self.log_of(tenure)
             read = {item.offset: (item, key) for item, key in log.records if item.offset < tenure.fetch_from}
-            incomplete = {offset: each for offset, each in read.items() if offset not in log.done | tenure.covered}
+            incomplete = {offset: each for offset, each in read.items() if offset not in tenure.done}
             assert len(assignment.tracker) == len(incomplete) <= self.flow.max_records
             assert assignment.buffered_bytes == sum(item.size for item, _ in incomplete.values())
             keys = {key for _, key in incomplete.values() if key is not None}

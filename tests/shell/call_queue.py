@@ -80,6 +80,6 @@ class CallQueue:
         for answered in self._unanswered:
             answered.set()
 
-    def names(self, *names: str) -> Sequence[tuple[str, object]]:
-        """The calls of these names so far."""
-        return [(name, argument) for name, argument in self.log if name in names]
+    def of(self, name: str) -> list[object]:
+        """The arguments of the calls of this name so far."""
+        return [argument for each, argument in self.log if each == name]

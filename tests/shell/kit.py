@@ -148,4 +148,3 @@ class HandlerError(Exception):
 
 def never(_record: Record) -> NoReturn:
     raise AssertionError("a handler was started")
-

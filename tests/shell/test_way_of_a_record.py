@@ -7,12 +7,13 @@ from collections.abc import Hashable
 import pytest
 import trio
 from shell.kit import P0, P1, Handling, HandlerError, World, settle
+from trio.testing import MockClock
 
 from trio_parallel_kafka import Record
 from trio_parallel_kafka.execution.workers import VISIT
 
 
-async def test_everything_is_handled_once_and_committed(world: World) -> None:
+async def test_everything_is_handled_once_and_committed(autojump_clock: MockClock, world: World) -> None:
     """Every record of every partition is handled once, keys in order, and a stop commits behind the last."""
     for partition in (P0, P1):
         world.broker.produce(partition, [f"k{n % 7}" for n in range(1200)])
@@ -29,7 +30,7 @@ async def test_everything_is_handled_once_and_committed(world: World) -> None:
     assert pc.statistics().totals.received == 2400
 
 
-async def test_record_is_what_was_fetched(world: World) -> None:
+async def test_record_is_what_was_fetched(autojump_clock: MockClock, world: World) -> None:
     """The handler's record shows all of the message, its first attempt and its tenure."""
     world.broker.produce(P1, ["k", None], value=b"v")
     handle = Handling()
@@ -43,7 +44,7 @@ async def test_record_is_what_was_fetched(world: World) -> None:
 
 
 @pytest.mark.parametrize("bound", [1, 7, 40])
-async def test_concurrency_reaches_its_bound_and_no_more(world: World, bound: int) -> None:
+async def test_concurrency_reaches_its_bound_and_no_more(autojump_clock: MockClock, world: World, bound: int) -> None:
     """With work enough, exactly ``max_concurrency`` handlers run at once."""
     world.broker.produce(P0, [f"k{n}" for n in range(50)])
     world.broker.produce(P1, [f"k{n}" for n in range(50)])
@@ -56,7 +57,7 @@ async def test_concurrency_reaches_its_bound_and_no_more(world: World, bound: in
     assert handle.peak == bound
 
 
-async def test_hot_key_gives_way(world: World) -> None:
+async def test_hot_key_gives_way(autojump_clock: MockClock, world: World) -> None:
     """Even a single worker leaves a hot key after a visit, so that other keys have their turn."""
     world.broker.produce(P0, ["hot"] * 300 + ["a", "b", "c"])
     handle = Handling(work=0.01)
@@ -69,7 +70,7 @@ async def test_hot_key_gives_way(world: World) -> None:
         pc.stop()
 
 
-async def test_preloaded_partition_starves_no_other(world: World) -> None:
+async def test_preloaded_partition_starves_no_other(autojump_clock: MockClock, world: World) -> None:
     """Partitions have their turns, however much of one is buffered already."""
     world.broker.produce(P0, [f"k{n}" for n in range(3000)])
     world.broker.produce(P1, [f"k{n}" for n in range(10)])
@@ -81,7 +82,7 @@ async def test_preloaded_partition_starves_no_other(world: World) -> None:
         pc.stop()
 
 
-async def test_null_keys_have_no_order(world: World) -> None:
+async def test_null_keys_have_no_order(autojump_clock: MockClock, world: World) -> None:
     """Records without a key run at once."""
     world.broker.produce(P0, [None] * 5)
     handle = Handling(work=1.0)
@@ -91,7 +92,7 @@ async def test_null_keys_have_no_order(world: World) -> None:
 
 
 @pytest.mark.parametrize(("ordering", "peak"), [("key", 2), ("partition", 1), ("unordered", 4)])
-async def test_ordering_modes(world: World, ordering: str, peak: int) -> None:
+async def test_ordering_modes(autojump_clock: MockClock, world: World, ordering: str, peak: int) -> None:
     """What runs at once: one record a key, one a partition, or all."""
     world.broker.produce(P0, ["a", "a", "b", "b"])
     handle = Handling(work=1.0)
@@ -101,7 +102,7 @@ async def test_ordering_modes(world: World, ordering: str, peak: int) -> None:
     assert sorted(handle.offsets(P0)) == [0, 1, 2, 3]
 
 
-async def test_key_of_orders(world: World) -> None:
+async def test_key_of_orders(autojump_clock: MockClock, world: World) -> None:
     """``key_of`` decides what is ordered, and ``None`` from it means no order."""
     world.broker.produce(P0, ["a1", "b1", "a2", "x", "x"])
 
@@ -120,7 +121,9 @@ def _raise(_record: Record) -> Hashable:
 
 
 @pytest.mark.parametrize("key_of", [_raise, lambda record: [record.key]], ids=["raises", "unhashable"])
-async def test_key_of_that_fails_is_a_failure_of_its_record(world: World, key_of: object) -> None:
+async def test_key_of_that_fails_is_a_failure_of_its_record(
+    autojump_clock: MockClock, world: World, key_of: object
+) -> None:
     """What ``key_of`` raises, or an answer that can't be hashed, leaves as the handler's failure of that record."""
     world.broker.produce(P0, ["a", "b"])
     handle = Handling()
@@ -130,14 +133,12 @@ async def test_key_of_that_fails_is_a_failure_of_its_record(world: World, key_of
             await trio.sleep(5)
     failure = caught.value.exceptions[0]
     assert isinstance(failure, ExceptionGroup)
-    assert failure.exceptions[0].__notes__ == [
-        "while handling topic='orders' partition=0 offset=0 key=b'a' attempt=1"
-    ]
+    assert failure.exceptions[0].__notes__ == ["while handling topic='orders' partition=0 offset=0 key=b'a' attempt=1"]
     assert not handle.started
     assert world.committed(P0) in {None, 0}
 
 
-async def test_handler_that_never_awaits_leaves_the_loop_its_turns(world: World) -> None:
+async def test_handler_that_never_awaits_leaves_the_loop_its_turns(autojump_clock: MockClock, world: World) -> None:
     """Handlers that return without waiting are no busy loop: other tasks run between them."""
     world.broker.produce(P0, [f"k{n}" for n in range(4000)])
     world.broker.produce(P1, [None] * 4000)
@@ -155,7 +156,7 @@ async def test_handler_that_never_awaits_leaves_the_loop_its_turns(world: World)
     assert world.committed(P0) == world.committed(P1) == 4000
 
 
-async def test_gaps_and_markers_hold_nothing_up(world: World) -> None:
+async def test_gaps_and_markers_hold_nothing_up(autojump_clock: MockClock, world: World) -> None:
     """Offsets that don't exist count as done, and the commit reaches the log's end behind a marker."""
     world.broker.produce(P0, ["a"], at=10)
     world.broker.produce(P0, ["b"], at=20)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Final
 
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = options.run(options)
     except* ParallelKafkaError as group:
         status = FAILED
-        for error in _leaves(group):
-            print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        _complain(group)
     except* BrokenPipeError:
         status = OUTPUT_CLOSED
         _discard_output()
@@ -72,12 +71,13 @@ def _version() -> str:
         return "(a checkout that isn't installed)"
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def _complain(error: BaseException) -> None:
+    """Print what it says; of a group, what each of its errors says."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from _leaves(each)
+            _complain(each)
     else:
-        yield error
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
 
 
 def _discard_output() -> None:

@@ -44,6 +44,7 @@ from confluent_kafka import (
 )
 
 from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, Revoked, StartAt, Trouble
+from trio_parallel_kafka.control.seeking import read_from_begin
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
@@ -109,6 +110,7 @@ class PollThread:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._consumer: Consumer = None  # type: ignore[assignment]  # made and closed by run()
         self._owned: dict[TopicPartition, int | None] = {}
+        self._begins: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._awaiting_commit: deque[Callable[[CommitResults], None]] = deque()
         self._callback_errors: list[BaseException] = []
@@ -235,7 +237,8 @@ class PollThread:
         if partition in self._owned:
             self._unstash({partition})
             self._owned[partition] = at.assignment_epoch
-            self._consumer.seek(ClientPartition(*partition, at.offset))
+            self._begins[partition] = at.offset
+            read_from_begin(self._consumer, partition, self._begins, is_incremental=self._settings.is_incremental)
             self.resume([partition])
 
     def _start_late(self, starts: Mapping[TopicPartition, StartAt]) -> None:
@@ -286,11 +289,13 @@ class PollThread:
         with self._carrying_errors():
             assigned = _plain(partitions)
             starts = self._ask(_assigned(assigned), self._settings.assign_timeout, self._start_late) or {}
-            offsets = [ClientPartition(*tp, starts[tp].offset if tp in starts else SOMEWHERE) for tp in assigned]
+            begins = {tp: starts[tp].offset if tp in starts else SOMEWHERE for tp in assigned}
+            offsets = [ClientPartition(*tp, begin) for tp, begin in begins.items()]
             if self._settings.is_incremental:
                 self._consumer.incremental_assign(offsets)
             else:
                 self._consumer.assign(offsets)
+            self._begins.update(begins)
             for tp in assigned:
                 self._owned[tp] = starts[tp].assignment_epoch if tp in starts else None
             self.pause([tp for tp in assigned if tp not in starts])
@@ -355,6 +360,7 @@ class PollThread:
         self._unstash(partitions)
         for partition in partitions:
             self._owned.pop(partition, None)
+            self._begins.pop(partition, None)
             self._paused.discard(partition)
 
     def _pause_client(self, partitions: Collection[TopicPartition]) -> None:

@@ -1,0 +1,108 @@
+"""The record as a handler gets it from a real client, beside one made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, Producer
+from embedded.kit import Handled, configured, handle_all
+
+from trio_parallel_kafka import Record
+from trio_parallel_kafka.record import wrap
+from trio_parallel_kafka.testing import EmbeddedBroker
+
+PUBLIC = (
+    *("topic", "partition", "offset", "key", "value", "headers", "timestamp"),
+    *("attempt", "assignment_epoch", "size", "received_at"),
+)
+SECRET = b"4111 1111 1111 1111"
+
+PRODUCED: list[dict[str, Any]] = [
+    {"key": b"k", "value": b"v", "headers": [("a", b"1"), ("b", None), ("a", b""), ("ä", b"\xff\0")]},
+    {"key": None, "value": b"no key"},
+    {"key": b"tombstone", "value": None},
+    {"key": b"", "value": b""},
+    {"key": None, "value": None},
+    {"key": b"\xff\xfe\0", "value": b"\0" * 1000, "timestamp": 1_700_000_000_123},
+]
+
+MADE_BY_HAND = [
+    Record("orders", 1, 0, key=b"k", value=b"v", headers=(("a", b"1"), ("b", None), ("a", b""), ("ä", b"\xff\0"))),
+    Record("orders", 1, 1, value=b"no key"),
+    Record("orders", 1, 2, key=b"tombstone"),
+    Record("orders", 1, 3, key=b"", value=b""),
+    Record("orders", 1, 4),
+    Record("orders", 1, 5, key=b"\xff\xfe\0", value=b"\0" * 1000, timestamp=1_700_000_000.123),
+]
+
+
+async def fetched(broker: EmbeddedBroker, *produced: dict[str, Any]) -> list[Record]:
+    """Send messages to a partition; give the records that the handler got of them, in order."""
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "linger.ms": 0})
+    for message in produced:
+        producer.produce("orders", partition=1, **message)
+    assert producer.flush(30) == 0
+    handled: Handled = await handle_all(configured(broker, ordering="partition"), len(produced))
+    return handled.records
+
+
+async def test_every_field_arrives(embedded_broker: EmbeddedBroker) -> None:
+    """A fetched record is, field by field, what one made by hand of the same parts is."""
+    records = await fetched(embedded_broker, *PRODUCED)
+    for record, by_hand in zip(records, MADE_BY_HAND, strict=True):
+        for field in {*PUBLIC} - {"timestamp", "assignment_epoch", "received_at"}:
+            got, expected = getattr(record, field), getattr(by_hand, field)
+            assert (type(got), got) == (type(expected), expected), field
+    assert records[5].timestamp == MADE_BY_HAND[5].timestamp == 1_700_000_000.123
+    assert all(record.timestamp is not None and record.timestamp > 1_700_000_000 for record in records)
+    assert {record.attempt for record in records} == {1}
+    assert {record.assignment_epoch for record in records} <= {1, 2}
+    assert all(record.received_at > 0 for record in records)
+
+
+def test_defaults_of_one_made_by_hand() -> None:
+    """A record made by hand has nothing that isn't given, and is a first attempt."""
+    record = Record("orders", 2, 7)
+    assert [getattr(record, field) for field in PUBLIC] == ["orders", 2, 7, None, None, (), None, 1, 0, 0, 0.0]
+    record = Record("orders", 2, 7, attempt=3, assignment_epoch=9)
+    assert (record.attempt, record.assignment_epoch) == (3, 9)
+
+
+def test_without_a_timestamp() -> None:
+    """A message without a timestamp makes a record without one; the year 1970 is a timestamp."""
+    message = Message(topic="orders", partition=0, offset=0, timestamp=(TIMESTAMP_NOT_AVAILABLE, 5))
+    assert wrap(message, 1, 0.0).timestamp is None
+    assert Record("orders", 0, 0, timestamp=0.0).timestamp == 0.0
+    assert Record("orders", 0, 0, timestamp=-1.5).timestamp == -1.5
+
+
+@pytest.mark.parametrize("key", [b"abc", b"", None])
+@pytest.mark.parametrize("value", [b"12345", b"", None])
+def test_size(key: bytes | None, value: bytes | None) -> None:
+    """The size is that of key and value together, in bytes."""
+    assert Record("orders", 0, 0, key=key, value=value).size == len(key or b"") + len(value or b"")
+
+
+async def test_records_are_read_only(embedded_broker: EmbeddedBroker) -> None:
+    """No public field of a record can be set or deleted, and none can be added."""
+    for record in (*await fetched(embedded_broker, PRODUCED[0]), MADE_BY_HAND[0]):
+        before = [getattr(record, field) for field in PUBLIC]
+        for field in PUBLIC:
+            with pytest.raises(AttributeError):
+                setattr(record, field, getattr(record, field))
+            with pytest.raises(AttributeError):
+                delattr(record, field)
+        with pytest.raises(AttributeError):
+            record.note = "x"  # type: ignore[attr-defined]
+        record.headers + (("more", b""),)  # noqa: RUF005 - another tuple
+        assert [getattr(record, field) for field in PUBLIC] == before
+
+
+async def test_the_value_is_never_shown(embedded_broker: EmbeddedBroker) -> None:
+    """The repr names the place and the key, but neither value nor headers."""
+    (record,) = await fetched(embedded_broker, {"key": b"k1", "value": SECRET, "headers": [("token", SECRET)]})
+    by_hand = Record("orders", 1, 0, key=b"k1", value=SECRET, headers=(("token", SECRET),))
+    assert repr(by_hand) == str(by_hand) == "<Record orders[1]@0 key=b'k1' attempt=1 assignment_epoch=0>"
+    assert repr(record).startswith("<Record orders[1]@0 key=b'k1' attempt=1 assignment_epoch=")
+    assert SECRET.decode() not in repr(record) + str(record)

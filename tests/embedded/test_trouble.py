@@ -1,0 +1,362 @@
+"""What goes wrong at the start, on the way and at the end: each a clear error, in bounded time, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import trio
+from confluent_kafka import KafkaError as ClientError, KafkaException
+from embedded.kit import (
+    PATIENCE,
+    QUICK,
+    Handled,
+    all_places,
+    committed,
+    configured,
+    handle_all,
+    held,
+    partitions_of,
+    running,
+    send,
+    until,
+)
+
+from trio_parallel_kafka import (
+    AuthenticationError,
+    AuthorizationError,
+    BrokerUnreachableError,
+    ConfigError,
+    ConsumerConfig,
+    KafkaError,
+    Record,
+    TopicNotFoundError,
+    parallel_consumer,
+)
+from trio_parallel_kafka.control import kafka_client
+from trio_parallel_kafka.control.poll_thread import PollThread
+from trio_parallel_kafka.testing import EmbeddedBroker
+
+
+@pytest.fixture
+async def nothing_stays() -> AsyncIterator[None]:
+    """Threads and files are as many after the test as before."""
+    await trio.to_thread.run_sync(lambda: None)  # Trio keeps this thread for the next call
+    before = held()
+    yield
+    with trio.move_on_after(PATIENCE / 2):
+        await until(lambda: held() == before)
+    assert held() == before
+
+
+async def open_and_close(config: ConsumerConfig) -> None:
+    """Open a consumer, which is expected to fail."""
+    with trio.fail_after(PATIENCE):
+        async with parallel_consumer(config):
+            pytest.fail("it opened")
+
+
+def at(address: str, **fields: Any) -> ConsumerConfig:
+    """A configuration for a broker that isn't there."""
+    kafka = {**QUICK, **fields.pop("kafka", {})}
+    return ConsumerConfig(
+        bootstrap_servers=address, group_id="billing", topics="orders", connect_timeout=1.0, kafka=kafka, **fields
+    )
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """A port of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[str]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("topics", ["orders", "^orders"])
+async def test_nobody_listens(nothing_stays: None, closed_port: str, topics: str) -> None:
+    """No broker at the address: an error that names it and the bound, with the client's own behind it."""
+    config = configured_at(closed_port, topics)
+    with pytest.raises(BrokerUnreachableError, match=f"no answer from {closed_port} within 1.0 s") as caught:
+        await open_and_close(config)
+    assert isinstance(caught.value.__cause__, KafkaException)
+
+
+def configured_at(address: str, topics: str) -> ConsumerConfig:
+    """The same with other topics."""
+    return ConsumerConfig(
+        bootstrap_servers=address,
+        group_id="billing",
+        topics=topics,
+        connect_timeout=1.0,
+        kafka={"log_level": 0},
+    )
+
+
+async def test_nobody_answers(nothing_stays: None, silent_port: str) -> None:
+    """A broker that takes the connection and stays silent is no broker, either."""
+    with pytest.raises(BrokerUnreachableError, match="connect_timeout"):
+        await open_and_close(at(silent_port))
+
+
+async def test_latest_and_a_broker_that_falls_silent(
+    nothing_stays: None, embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has to be known before joining with latest is asked within a bound, too."""
+    monkeypatch.setattr(kafka_client, "REQUEST_TIMEOUT", 0.2)
+    connect = kafka_client.KafkaClient.connect
+
+    async def connect_and_lose(client: kafka_client.KafkaClient) -> None:
+        await connect(client)
+        embedded_broker.delay(30)
+
+    monkeypatch.setattr(kafka_client.KafkaClient, "connect", connect_and_lose)
+    with pytest.raises(KafkaError, match="no answer about the topics") as caught:
+        await open_and_close(configured(embedded_broker, auto_offset_reset="latest"))
+    assert isinstance(caught.value.__cause__, KafkaException)
+    embedded_broker.delay(0)
+
+
+async def test_no_such_topic(nothing_stays: None, embedded_broker: EmbeddedBroker) -> None:
+    """A topic that isn't there is named, after a moment in which it may still appear."""
+    with pytest.raises(TopicNotFoundError, match="'odrers' isn't there .*correct `topics`") as caught:
+        await open_and_close(configured(embedded_broker, topics=["orders", "odrers"]))
+    assert caught.value.topic == "odrers"
+
+
+async def test_a_topic_that_appears(embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic that is made just after the start is found."""
+    monkeypatch.setattr(kafka_client, "MISSING_TOPIC_PATIENCE", PATIENCE)
+    config = configured(embedded_broker, topics="late", connect_timeout=PATIENCE)
+
+    async def appear() -> None:
+        await trio.sleep(0.3)
+        embedded_broker.create_topic("late", 1)
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(appear)
+            async with parallel_consumer(config) as pc:
+                await pc.wait_assigned()
+
+
+async def test_a_topic_that_may_not_be_read(nothing_stays: None, embedded_broker: EmbeddedBroker) -> None:
+    """A missing ACL for the topic is told at the start."""
+    embedded_broker.fail_next("Metadata", *[ClientError.TOPIC_AUTHORIZATION_FAILED] * 20)
+    with pytest.raises(AuthorizationError, match="READ and DESCRIBE on the topic") as caught:
+        await open_and_close(configured(embedded_broker))
+    assert caught.value.topic == "orders"
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"security.protocol": "ssl", "ssl.ca.location": "/nonexistent/ca.pem"},
+        {"sasl.mechanism": "SCRAM-SHA-512", "security.protocol": "sasl_plaintext"},
+        {"client.rack": "a", "plugin.library.paths": "/nonexistent/plugin.so"},
+    ],
+)
+async def test_a_property_refused_late(
+    nothing_stays: None, embedded_broker: EmbeddedBroker, properties: dict[str, Any]
+) -> None:
+    """What librdkafka refuses only when the client is made is an invalid configuration as well."""
+    with pytest.raises(ConfigError, match="librdkafka refuses the properties") as caught:
+        await open_and_close(configured(embedded_broker, kafka=properties))
+    assert isinstance(caught.value.__cause__, KafkaException)
+
+
+async def test_a_plain_port_instead_of_tls(nothing_stays: None, embedded_broker: EmbeddedBroker) -> None:
+    """TLS against a broker that speaks none is a refusal, not a broker that can't be reached."""
+    kafka = {"security.protocol": "ssl", "enable.ssl.certificate.verification": False}
+    with pytest.raises(AuthenticationError, match="TLS handshake failed"):
+        await open_and_close(configured(embedded_broker, kafka=kafka, connect_timeout=10.0))
+
+
+async def test_the_brokers_come_back(embedded_broker: EmbeddedBroker) -> None:
+    """While every broker is down nothing ends; when they are up again it goes on, and nothing is lost."""
+    send(embedded_broker, 20)
+    handled = Handled()
+    async with running(configured(embedded_broker), handled) as pc:
+        await handled.wait(20)
+        embedded_broker.down()
+        await until(lambda: pc.statistics().last_error is not None)
+        assert "the client reports" in pc.statistics().last_error
+        embedded_broker.up()
+        send(embedded_broker, 20, at=20)
+        await until(lambda: len(set(handled.places)) == 40)
+        await until(lambda: {each.committed for each in partitions_of(pc).values()} == {20})
+    assert sorted(set(handled.places)) == all_places(40)
+    assert committed(embedded_broker) == [(20, ()), (20, ())]
+
+
+async def test_a_callback_that_raises(
+    nothing_stays: None, embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a rebalance callback raises ends the consumer with an error; the client never sees it."""
+
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError("injected")
+
+    monkeypatch.setattr(PollThread, "_ask", fail)
+    send(embedded_broker, 6)
+    with trio.fail_after(PATIENCE):
+        async with parallel_consumer(configured(embedded_broker)) as pc:
+            with pytest.raises(KafkaError, match="the Kafka client ended: injected") as caught:
+                await pc.run(Handled())
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    monkeypatch.undo()
+    assert sorted((await handle_all(configured(embedded_broker), 6)).places) == all_places(6)
+
+
+async def test_an_acknowledgement_that_raises(
+    nothing_stays: None, embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a commit's acknowledgement, and for whoever waits for it."""
+
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError("injected")
+
+    send(embedded_broker, 6)
+    with trio.fail_after(PATIENCE):
+        async with parallel_consumer(configured(embedded_broker)) as pc:
+            monkeypatch.setattr("trio_parallel_kafka.control.poll_thread._errors_by_partition", fail)
+            with pytest.raises(KafkaError, match="the Kafka client ended: injected"):
+                await pc.run(Handled())
+            with pytest.raises(KafkaError, match="the Kafka client ended: injected"):
+                await pc.wait_assigned()
+    monkeypatch.undo()
+    assert sorted((await handle_all(configured(embedded_broker), 6)).places) == all_places(6)
+
+
+async def test_a_fatal_error_arrives_once(embedded_broker: EmbeddedBroker) -> None:
+    """A member that is fenced for good ends with an error that names the reason."""
+    send(embedded_broker, 6)
+    config = configured(embedded_broker, kafka={"group.instance.id": "a"})
+    handled = Handled()
+    with trio.fail_after(PATIENCE):
+        async with parallel_consumer(config) as pc, contextlib.AsyncExitStack():
+            embedded_broker.fail_next("ConsumerGroupHeartbeat", *[ClientError.UNRELEASED_INSTANCE_ID] * 3)
+            with pytest.raises(KafkaError, match="group.instance.id"):
+                await pc.run(handled)
+
+
+async def test_what_the_body_raises(nothing_stays: None, embedded_broker: EmbeddedBroker) -> None:
+    """An error of the body leaves as it is, after handlers were cancelled and what completed was committed."""
+    send(embedded_broker, 6)
+
+    async def hang(record: Record) -> None:
+        if record.offset == 2:
+            await trio.sleep_forever()
+
+    handled = Handled(hang)
+    error = ZeroDivisionError("the body")
+    with trio.fail_after(PATIENCE), pytest.RaisesGroup(ZeroDivisionError) as caught:
+        async with (
+            parallel_consumer(configured(embedded_broker, commit_interval=PATIENCE)) as pc,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(pc.run, handled)
+            await handled.wait(4)
+            raise error
+    assert caught.value.exceptions == (error,)
+    assert committed(embedded_broker) == [(2, ()), (2, ())]
+
+
+async def test_what_a_handler_raises(nothing_stays: None, embedded_broker: EmbeddedBroker) -> None:
+    """A handler's error leaves in a group, with a note of the place; what completed is committed."""
+    send(embedded_broker, 6)
+
+    async def fail(record: Record) -> None:
+        if (record.partition, record.offset) == (1, 1):
+            raise ZeroDivisionError
+
+    handled = Handled(fail)
+    with trio.fail_after(PATIENCE):
+        async with parallel_consumer(configured(embedded_broker)) as pc:
+            with pytest.RaisesGroup(ZeroDivisionError) as caught:
+                await pc.run(handled)
+    (note,) = caught.value.exceptions[0].__notes__
+    assert "topic='orders' partition=1 offset=1 key=b'k3'" in note
+    done = {place for place in handled.places if place[0] == 1}
+    offset, above = committed(embedded_broker)[1]
+    assert offset == 1
+    assert done == {(1, 0)} | {(1, number) for start, end in above for number in range(start, end)}
+
+
+async def test_cancelled_from_outside(nothing_stays: None, embedded_broker: EmbeddedBroker) -> None:
+    """A cancellation cancels the handlers at once, commits what completed, and leaves."""
+    send(embedded_broker, 6)
+
+    async def hang(record: Record) -> None:
+        if record.offset == 2:
+            await trio.sleep_forever()
+
+    handled = Handled(hang)
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        async with (
+            parallel_consumer(configured(embedded_broker, commit_interval=PATIENCE)) as pc,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(pc.run, handled)
+            await handled.wait(4)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert committed(embedded_broker) == [(2, ()), (2, ())]
+    assert [thread.name for thread in threading.enumerate() if "billing" in thread.name] == []
+
+
+LEAVE_WITHOUT_BROKERS = """
+import logging, sys, threading, time
+import trio
+from embedded.kit import Handled, configured, held, send, until
+from trio_parallel_kafka import KafkaError, parallel_consumer
+from trio_parallel_kafka.testing import open_embedded_broker
+
+async def main():
+    with open_embedded_broker({{"orders": 2}}) as broker:
+        send(broker, 10)
+        await trio.to_thread.run_sync(lambda: None)
+        before = threading.active_count()
+        config = configured(broker, close_timeout=0.5, revoke_grace=0, commit_interval=60.0)
+        handled = Handled()
+        try:
+            async with parallel_consumer(config) as pc:
+                {body}
+        except* KafkaError as group:
+            for error in group.exceptions:
+                print(type(error).__name__, "|", error, "|", *getattr(error, "__notes__", ()))
+        except* ZeroDivisionError as group:
+            print("ZeroDivisionError", *group.exceptions[0].__notes__)
+        print("left:", threading.active_count() - before, all(t.daemon for t in threading.enumerate()[1:]))
+        print(pc.statistics().state, pc.statistics().partitions)
+trio.run(main)
+print("ended")
+"""
+
+
+def leave_without_brokers(body: str) -> list[str]:
+    """Run a consumer in another process whose brokers go down before it leaves; give what it says."""
+    body = textwrap.indent(textwrap.dedent(body), " " * 16).strip()
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", LEAVE_WITHOUT_BROKERS.format(body=body)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd="tests",
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
