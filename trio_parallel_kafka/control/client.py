@@ -143,8 +143,8 @@ class Client(Protocol):
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         """Fetch no more of these."""
 
-    def resume(self, partitions: Collection[TopicPartition]) -> None:
-        """Fetch these again."""
+    def resume(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Fetch these again; beside each, the offset above the highest that was taken of it."""
 
     def hurry(self) -> None:
         """Serve calls as fast as may be: the end is near."""

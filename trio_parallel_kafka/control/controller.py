@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -16,6 +17,7 @@ from trio_parallel_kafka.control.dispatcher import Dispatcher
 from trio_parallel_kafka.control.failures import FINAL, as_error, final_error
 from trio_parallel_kafka.control.positions import Positions
 from trio_parallel_kafka.control.rebalance import SETTLE, Rebalancer
+from trio_parallel_kafka.control.repeats import Repeats
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
 from trio_parallel_kafka.core.flow import FlowLimits
@@ -70,6 +72,7 @@ class Controller:
             revoke_grace=config.revoke_grace,
             on_started=self._something_started,
         )
+        self._repeats: Final = Repeats()
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._started: Final = trio.lowlevel.ParkingLot()
         self._is_stopping = False
@@ -280,7 +283,7 @@ class Controller:
 
     def _resume_if_low(self, assignment: Assignment[Record], stuck: Collection[Lane[Record]] = ()) -> None:
         if self.member.resume_if_low(assignment, stuck):
-            self._client.resume([assignment.partition])
+            self._client.resume({assignment.partition: assignment.tracker.next_offset})
 
     # What is told from elsewhere
 
@@ -300,7 +303,9 @@ class Controller:
             self._fail(final)
             return
         self.last_trouble = str(as_error(error, "the client reports", partition))
-        logger.warning("%s", self.last_trouble)
+        repeated = self._repeats.count((error.code(), partition), time.monotonic())
+        if repeated is not None:
+            logger.warning("%s%s", self.last_trouble, f" ({repeated} times more since)" if repeated else "")
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:

@@ -200,8 +200,8 @@ class KafkaClient:
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._thread.submit(lambda: self._thread.pause(partitions))
 
-    def resume(self, partitions: Collection[TopicPartition]) -> None:
-        self._thread.submit(lambda: self._thread.resume(partitions))
+    def resume(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        self._thread.submit(lambda: self._thread.resume_at(next_offsets))
 
     def poll_statistics(self) -> PollStatistics:
         return self._thread.statistics()

@@ -44,6 +44,7 @@ from confluent_kafka import (
 )
 
 from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, Revoked, StartAt, Trouble
+from trio_parallel_kafka.control.repeats import QuietLogger
 from trio_parallel_kafka.control.seeking import read_from_begin
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
@@ -146,7 +147,8 @@ class PollThread:
     def _open(self) -> Consumer:
         callbacks = {"on_commit": self._on_commit, "error_cb": lambda error: self._post(Trouble(error))}
         try:
-            return Consumer({"logger": logger, **self._settings.properties, **callbacks})
+            given = self._settings.properties
+            return Consumer({**given, **callbacks, "logger": QuietLogger(given.get("logger", logger))})
         except KafkaException as error:
             raise ConfigError([f"kafka: librdkafka refuses the properties: {error.args[0].str()}"]) from error
 
@@ -240,6 +242,19 @@ class PollThread:
             self._begins[partition] = at.offset
             read_from_begin(self._consumer, partition, self._begins, is_incremental=self._settings.is_incremental)
             self.resume([partition])
+
+    def resume_at(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """Fetch again; without delay also where everything was paused.
+
+        The client then sleeps on for up to a second, unless it is told where to read. With no batch on its way the
+        offsets given are those: whatever was fetched was taken before they were looked up.
+        """
+        was_all_paused = len(self._paused) == len(self._owned)
+        self.resume(next_offsets)
+        if was_all_paused and not self._is_batch_out and not self._stash:
+            for partition, offset in next_offsets.items():
+                if partition in self._owned:
+                    self._consumer.seek(ClientPartition(*partition, offset))
 
     def _start_late(self, starts: Mapping[TopicPartition, StartAt]) -> None:
         for partition, at in starts.items():
