@@ -28,7 +28,7 @@ from trio_parallel_kafka.errors import (
 from trio_parallel_kafka.execution.workers import Handler
 from trio_parallel_kafka.statistics import ConsumerStatistics
 
-logger = logging.getLogger("trio_parallel_kafka")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka")
 
 
 class State(enum.Enum):
@@ -86,14 +86,18 @@ class ParallelConsumer:
         try:
             with self._scope:
                 await self._serve(handler, task_status, problems)
-            self._raise_what_ended_it()
         except BaseException as error:
-            outcome = _with_problems(error, problems)
-            if outcome is error:
-                raise  # "from None" would take its cause away
-            raise outcome from outcome.__cause__
+            if not _is_cancellation(error) or not (problems or self._controller.outcome):
+                _add_notes(error, problems)
+                raise
         finally:
             self._has_ended.set()
+        outcome = self._controller.outcome
+        if outcome is None and self._scope.cancelled_caught:
+            outcome = ConsumerClosedError("the block ended while run() was going on")
+        if outcome is not None:
+            _add_notes(outcome, problems)
+            raise outcome
         if problems:
             raise problems[0]
 
@@ -144,11 +148,6 @@ class ParallelConsumer:
                 await self._leave(problems)
                 self._controller.pool.finish()
                 nursery.cancel_scope.cancel()
-
-    def _raise_what_ended_it(self) -> None:
-        if self._scope.cancelled_caught:
-            raise ConsumerClosedError("the block ended while run() was going on")
-        self._controller.raise_failure()
 
     async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
         try:
@@ -224,9 +223,11 @@ async def parallel_consumer(config: ConsumerConfig) -> AsyncIterator[ParallelCon
     except BaseException as error:
         if not raised or not _is_only(error, raised[0]):
             raise
-    if raised:
-        raise _with_problems(raised[0], problems)
+    if raised and not (problems and _is_cancellation(raised[0])):
+        _add_notes(raised[0], problems)
+        raise raised[0]
     if problems:
+        _add_notes(problems[0], problems[1:])
         raise problems[0]
 
 
@@ -278,13 +279,10 @@ def _is_cancellation(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled)
 
 
-def _with_problems(error: BaseException, problems: list[KafkaError]) -> BaseException:
-    """What to raise when the end has problems too: a cancellation gives way to them, else they are notes."""
-    if problems and _is_cancellation(error):
-        return problems[0]
+def _add_notes(error: BaseException, problems: list[KafkaError]) -> None:
+    """Say on an exception that leaves anyway what went wrong while leaving."""
     for problem in problems:
         error.add_note(f"while leaving, {type(problem).__name__}: {problem}")
-    return error
 
 
 def _check_handler(handler: Handler) -> None:

@@ -29,9 +29,9 @@ class ParallelKafkaError(Exception):
         offset: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.topic = topic
-        self.partition = partition
-        self.offset = offset
+        self.topic: str | None = topic
+        self.partition: int | None = partition
+        self.offset: int | None = offset
 
 
 class ConfigError(ParallelKafkaError, ValueError):
@@ -42,7 +42,7 @@ class ConfigError(ParallelKafkaError, ValueError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         super().__init__("invalid configuration:\n" + "\n".join(f"- {line}" for line in self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:

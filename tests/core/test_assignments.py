@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import attrs
 import pytest
 from core.kit import ORDERS, Item, state_of_assignment
 from hypothesis import example, given, strategies as st
@@ -145,11 +144,8 @@ def test_registry_matches_a_dictionary(steps: list[tuple[str, int]]) -> None:
         if name == "assign" and partition not in current:
             current[partition] = registry.assign(partition)
             epoch += 1
-            assert attrs.astuple(Expected(partition, epoch)) == (
-                current[partition].partition,
-                current[partition].assignment_epoch,
-                current[partition].phase,
-            )
+            opened = current[partition]
+            assert (opened.partition, opened.assignment_epoch, opened.phase) == (partition, epoch, Phase.STARTING)
         elif name == "assign":
             with pytest.raises(TransitionError, match="is still current"):
                 registry.assign(partition)
@@ -161,16 +157,8 @@ def test_registry_matches_a_dictionary(steps: list[tuple[str, int]]) -> None:
                 registry.end(ended[number % len(ended)])
         assert {each.partition: each for each in registry} == current
         assert len(registry) == len(current)
-        assert all(registry.get(("orders", number)) is current.get(TopicPartition("orders", number)) for number in range(3))
-
-
-@attrs.frozen
-class Expected:
-    """What a new assignment looks like."""
-
-    partition: TopicPartition
-    assignment_epoch: int
-    phase: Phase = Phase.STARTING
+        for each in range(3):
+            assert registry.get(("orders", each)) is current.get(TopicPartition("orders", each))
 
 
 def test_registry_may_change_while_it_is_walked() -> None:

@@ -146,5 +146,5 @@ class HandlerError(Exception):
     pass
 
 
-def never(_record: Record) -> NoReturn:
+async def never(_record: Record) -> NoReturn:  # noqa: RUF029
     raise AssertionError("a handler was started")

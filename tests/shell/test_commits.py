@@ -122,10 +122,12 @@ async def test_values_stay_out_of_logs(
     caplog.set_level(logging.DEBUG)
     world.broker.produce(P0, "abc", value=b"hush")
     world.broker.errors["commit"].append(error(ClientError.REQUEST_TIMED_OUT))
-    async with world.consuming(Handling(stubborn={0}), stall_warning=1.0, revoke_grace=0.0) as pc:
+    handle = Handling(stubborn={0})
+    async with world.consuming(handle, stall_warning=1.0, revoke_grace=0.0) as pc:
         await trio.sleep(5)
         await world.client.rebalance(revoke=[P0])
         assert "hush" not in repr(pc.statistics())
+        handle.let_go()
     assert "stall" in caplog.text
     assert "doesn't react" in caplog.text
     assert "hush" not in caplog.text

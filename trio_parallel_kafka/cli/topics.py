@@ -16,7 +16,7 @@ from trio_parallel_kafka.config import ConsumerConfig, Ordering
 from trio_parallel_kafka.errors import BrokerUnreachableError, KafkaError
 from trio_parallel_kafka.testing import open_embedded_broker
 
-logger = logging.getLogger("trio_parallel_kafka.cli")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.cli")
 
 EMBEDDED_CAPACITY: Final = 40_000
 """Orders that the embedded broker is sure to keep in a partition: it drops the oldest beyond 5 MiB, and an order

@@ -26,10 +26,10 @@ class Verifier:
         self._completed: set[int] = set()
         self._running: Counter[Hashable] = Counter()
         self._last_started: dict[Hashable, int] = {}
-        self.order_violations = 0
-        self.duplicates = 0
-        self.in_flight = 0
-        self.peak_in_flight = 0
+        self.order_violations: int = 0
+        self.duplicates: int = 0
+        self.in_flight: int = 0
+        self.peak_in_flight: int = 0
 
     @property
     def completed(self) -> int:

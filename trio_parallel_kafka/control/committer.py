@@ -17,7 +17,7 @@ from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.errors import CommitError
 from trio_parallel_kafka.record import Record
 
-logger = logging.getLogger("trio_parallel_kafka.commits")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.commits")
 
 RETRY_AFTER: Final = 0.2
 """Seconds between two tries of the last commit."""

@@ -14,7 +14,7 @@ from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import Assigned, Client, Failed, Fetched, Lost, Revoked, Trouble
 from trio_parallel_kafka.control.committer import Committer
 from trio_parallel_kafka.control.dispatcher import Dispatcher
-from trio_parallel_kafka.control.failures import FINAL, as_error, final_error
+from trio_parallel_kafka.control.failures import FINAL, as_error, end_error, final_error
 from trio_parallel_kafka.control.positions import Positions
 from trio_parallel_kafka.control.rebalance import SETTLE, Rebalancer
 from trio_parallel_kafka.control.repeats import Repeats
@@ -23,12 +23,12 @@ from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartiti
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lanes import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
-from trio_parallel_kafka.errors import ConsumerClosedError, KafkaError, ParallelKafkaError
+from trio_parallel_kafka.errors import ConsumerClosedError, ParallelKafkaError
 from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.record import Record
 
-logger = logging.getLogger("trio_parallel_kafka.control")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.control")
 
 TICK: Final = 0.1
 """Seconds between two looks at partitions that are full."""
@@ -106,7 +106,8 @@ class Controller:
             ConsumerClosedError: the consumer is stopping, so none will be.
         """
         while not self.is_assigned:
-            self._raise_failure()
+            if failure := self._failure_error():
+                raise failure
             if self._is_stopping:
                 raise ConsumerClosedError("no partition will be assigned: the consumer is stopping, or has")
             await self._changed.park()
@@ -160,12 +161,16 @@ class Controller:
         while len(self.member.assignments) and self._has_client:
             await self._changed.park()
 
-    def raise_failure(self) -> None:
-        """Raise what ended the client, or what the handlers raised."""
-        self._raise_failure()
-        if self.handler_errors:
-            message = "the handler failed"
-            raise ExceptionGroup(message, self.handler_errors)
+    @property
+    def outcome(self) -> Exception | None:
+        """What the handlers raised, or what ended the client: the exception to leave with."""
+        failure = self._failure_error()
+        if not self.handler_errors:
+            return failure
+        group = ExceptionGroup("the handler failed", self.handler_errors)
+        if failure is not None:
+            group.add_note(f"and then {type(failure).__name__}: {failure}")
+        return group
 
     # The loops
 
@@ -313,12 +318,8 @@ class Controller:
             self.failure = error
         self._something_changed()
 
-    def _raise_failure(self) -> None:
-        if isinstance(self.failure, ParallelKafkaError):
-            raise self.failure
-        if self.failure is not None:
-            message = f"the Kafka client ended: {self.failure}"
-            raise KafkaError(message) from self.failure
+    def _failure_error(self) -> ParallelKafkaError | None:
+        return None if self.failure is None else end_error(self.failure)
 
     def _something_started(self) -> None:
         self._started.unpark_all()

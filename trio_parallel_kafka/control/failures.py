@@ -7,7 +7,13 @@ from typing import Final
 from confluent_kafka import KafkaError as ClientError
 
 from trio_parallel_kafka.core.assignments import TopicPartition
-from trio_parallel_kafka.errors import AuthenticationError, AuthorizationError, KafkaError, OffsetResetError
+from trio_parallel_kafka.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    KafkaError,
+    OffsetResetError,
+    ParallelKafkaError,
+)
 
 FINAL: Final = (AuthenticationError, AuthorizationError, OffsetResetError)
 """Errors that trying again doesn't mend."""
@@ -59,6 +65,15 @@ def final_error(
         return None
     kind, explanation = found
     return as_error(error, explanation, partition, kind)
+
+
+def end_error(error: BaseException) -> ParallelKafkaError:
+    """What to raise when this ended the client."""
+    if isinstance(error, ParallelKafkaError):
+        return error
+    ended = KafkaError(f"the Kafka client ended: {error}")
+    ended.__cause__ = error
+    return ended
 
 
 def as_error(

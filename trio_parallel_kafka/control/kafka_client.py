@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.config.librdkafka import client_properties, rebalance_is_incremental
 from trio_parallel_kafka.control.client import Committed, Event, Failed, StartAt, Trouble
-from trio_parallel_kafka.control.failures import as_error, final_error
+from trio_parallel_kafka.control.failures import as_error, end_error, final_error
 from trio_parallel_kafka.control.poll_thread import CommitResults, PollSettings, PollThread
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
@@ -37,7 +37,7 @@ from trio_parallel_kafka.errors import (
 )
 from trio_parallel_kafka.statistics import PollStatistics
 
-logger = logging.getLogger("trio_parallel_kafka.client")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.client")
 
 REQUEST_TIMEOUT: Final = 3.0
 """Seconds that one question to the broker may take; the poll thread waits as long."""
@@ -100,7 +100,7 @@ class KafkaClient:
         """Host the thread until it ends, or ``abandon`` is cancelled."""
         with abandon:
             try:
-                await trio.to_thread.run_sync(self._thread.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+                await trio.to_thread.run_sync(self._live, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
             except Exception as error:  # noqa: BLE001 - carried to whoever waits for events
                 self._deliver(Failed(error))
             finally:
@@ -111,7 +111,6 @@ class KafkaClient:
     async def close(self) -> bool:
         """Close the client, shielded and bounded; say whether it closed in time."""
         self.hurry()
-        self._thread.submit(self._drop_admin)
         self._thread.submit(self._thread.stop)
         with trio.move_on_after(self._config.close_timeout, shield=True):
             await self._ended.wait()
@@ -126,16 +125,21 @@ class KafkaClient:
             AuthenticationError, AuthorizationError, BrokerUnreachableError, TopicNotFoundError: what's wrong.
         """
         deadline = time.monotonic() + self._config.connect_timeout
+        reported: str | None = None
         names = [topic for topic in self._config.topics if not topic.startswith("^")]
         while True:
-            problem = await self._call(lambda: self._find(names))
-            self._raise_trouble()
+            try:
+                problem = await self._call(lambda: self._find(names))
+            except KafkaError:
+                self._raise_trouble()  # what ended the client says more
+                raise
+            reported = self._raise_trouble() or reported
             if problem is None:
                 return
             if isinstance(problem, TopicNotFoundError):
                 deadline = min(deadline, time.monotonic() + MISSING_TOPIC_PATIENCE)
             if time.monotonic() >= deadline:
-                raise problem
+                raise problem if isinstance(problem, KafkaError) else self._unreachable(problem, reported)
             await trio.sleep(0.1)
 
     # Events
@@ -246,9 +250,15 @@ class KafkaClient:
     async def partition_counts(self) -> Mapping[str, int]:
         return await self._call(self._partition_counts)
 
-    # What the calls do, in the poll thread
+    # What happens in the poll thread
 
-    def _find(self, names: Sequence[str]) -> KafkaError | None:
+    def _live(self) -> None:
+        try:
+            self._thread.run()
+        finally:
+            self._admin = None  # a client with threads of its own
+
+    def _find(self, names: Sequence[str]) -> KafkaError | KafkaException | None:
         """Look for the cluster and the topics; return what is wrong."""
         consumer = self._thread.consumer
         try:
@@ -259,12 +269,10 @@ class KafkaClient:
             if not names:
                 consumer.list_topics(timeout=1.0)
         except KafkaException as error:
-            problem = BrokerUnreachableError(
-                f"no answer from {self._config.bootstrap_servers} within {self._config.connect_timeout} s "
-                f"(connect_timeout): {error.args[0].str()}"
-            )
-            problem.__cause__ = error
-            return problem
+            final = final_error(error.args[0], is_running=False)
+            if final is not None:
+                raise final from error
+            return error
         finally:
             consumer.poll(0)  # serves error_cb, which alone tells of wrong credentials
         return None
@@ -278,19 +286,30 @@ class KafkaClient:
             f"topic {name!r} isn't there ({error.name()}); make it, or correct `topics`", topic=name
         )
 
-    def _raise_trouble(self) -> None:
-        """Raise what the client reported on the side and can't pass."""
+    def _unreachable(self, cause: KafkaException, reported: str | None) -> KafkaError:
+        problem = BrokerUnreachableError(
+            f"no answer from {self._config.bootstrap_servers} within {self._config.connect_timeout} s "
+            f"(connect_timeout): {reported or cause.args[0].str()}"
+        )
+        problem.__cause__ = cause
+        return problem
+
+    def _raise_trouble(self) -> str | None:
+        """Raise what the client reported on the side and can't pass; return the last that may."""
+        reported = None
         while True:
             try:
                 event = self._events.receive_nowait()
             except trio.WouldBlock:
-                return
+                return reported
             if isinstance(event, Failed):
-                raise event.error
+                raise end_error(event.error)
             if isinstance(event, Trouble):
                 final = final_error(event.error, is_running=False)
                 if final is not None:
                     raise final
+                if event.error.code() != ClientError._ALL_BROKERS_DOWN:  # noqa: SLF001 - it doesn't say why
+                    reported = event.error.str()
 
     def _committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         try:
@@ -322,9 +341,6 @@ class KafkaClient:
         except (KafkaException, TimeoutError) as error:
             logger.debug("the ids of topics aren't to be had: %s", error)
         return found
-
-    def _drop_admin(self) -> None:
-        self._admin = None
 
     def _partition_counts(self) -> Mapping[str, int]:
         try:

@@ -52,7 +52,7 @@ from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.errors import ConfigError
 from trio_parallel_kafka.statistics import PollStatistics
 
-logger = logging.getLogger("trio_parallel_kafka.client")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.client")
 
 POLL_TIMEOUT: Final = 0.05
 """Seconds that a poll may wait: there is no way to wake it, so a call waits as long."""

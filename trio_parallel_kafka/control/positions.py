@@ -7,20 +7,20 @@ disagree, and the next commit would then erase the map.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final, Literal
 
 import attrs
 
 from trio_parallel_kafka.control.client import Client, Committed
-from trio_parallel_kafka.control.failures import FINAL, final_error
+from trio_parallel_kafka.control.failures import FINAL, as_error, final_error
 from trio_parallel_kafka.control.zstd import zstd_decompressor
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.metadata import ReadMap, read_metadata
 from trio_parallel_kafka.core.ranges import OffsetRanges
 from trio_parallel_kafka.errors import KafkaError, OffsetResetError
 
-logger = logging.getLogger("trio_parallel_kafka.positions")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.positions")
 
 ResetPolicy = Literal["earliest", "latest", "none"]
 
@@ -35,6 +35,7 @@ class Start:
         topic_id: the topic's id, if it is to be had.
         committed: what the broker holds (offset and metadata), or ``None`` if it has to be committed anew.
         lost: offsets that the broker deleted before they were read.
+        goes_on: it is the log that was read before; what was read of it still counts.
     """
 
     position: int
@@ -42,6 +43,7 @@ class Start:
     topic_id: bytes | None = None
     committed: tuple[int, str] | None = None
     lost: int = 0
+    goes_on: bool = False
 
 
 class Positions:
@@ -56,7 +58,6 @@ class Positions:
         self._client: Final = client
         self._policy: Final = policy
         self._new_at_join: frozenset[TopicPartition] = frozenset()
-        self._topic_ids: dict[str, bytes] = {}
 
     async def prepare(self) -> None:
         """Before joining with ``"latest"``: find out which partitions are new to the group.
@@ -72,6 +73,9 @@ class Positions:
         counts = await self._client.partition_counts()
         partitions = [TopicPartition(topic, n) for topic, count in counts.items() for n in range(count)]
         held = await self._client.committed(partitions)
+        for partition, each in held.items():
+            if each.error is not None:  # a guess would skip what is there, or read all of it
+                raise as_error(each.error, "can't tell which partitions are new to the group", partition)
         known = {partition.topic for partition, each in held.items() if each.offset is not None}
         self._new_at_join = frozenset(each for each in partitions if each.topic not in known)
 
@@ -84,7 +88,6 @@ class Positions:
         """
         held = await self._client.committed(partitions)
         ids = await self._client.topic_ids({partition.topic for partition in partitions})
-        self._topic_ids.update(ids)
         starts = {}
         for partition in partitions:
             committed = held[partition]
@@ -102,54 +105,52 @@ class Positions:
                 logger.warning("where to start %s isn't to be had yet: %s", partition, error)
         return starts
 
-    async def reset(self, partition: TopicPartition, position: int) -> Start:
-        """Find a new start for a partition whose log doesn't hold ``position``.
+    async def reset(
+        self, partition: TopicPartition, next_offset: int, *, incomplete_from: int, topic_id: bytes | None
+    ) -> Start:
+        """Find where to go on in a partition whose log may not hold what is to be read next.
+
+        Args:
+            partition: which.
+            next_offset: what is to be read next.
+            incomplete_from: the lowest offset that isn't completed.
+            topic_id: the id of the topic that was read so far.
 
         Raises:
             OffsetResetError: the policy is ``"none"``.
             KafkaError: the broker didn't answer in time.
         """
         first, end = await self._client.offset_range(partition)
-        ids = await self._client.topic_ids([partition.topic])
-        topic_id = ids.get(partition.topic)
-        is_another = topic_id is not None and self._topic_ids.get(partition.topic, topic_id) != topic_id
-        self._topic_ids.update(ids)
+        found_id = (await self._client.topic_ids([partition.topic])).get(partition.topic)
+        is_another = found_id is not None and topic_id is not None and found_id != topic_id
+        if first <= next_offset <= end and not is_another:
+            return Start(next_offset, goes_on=True)
         if self._policy == "none":
             message = (
-                f"offset {position} of {partition} isn't there: the log holds {first} to {end} (exclusive), and "
+                f"offset {next_offset} of {partition} isn't there: the log holds {first} to {end} (exclusive), and "
                 "auto_offset_reset is 'none'. Set the group's offset, or choose 'earliest' or 'latest'"
             )
-            raise OffsetResetError(message, topic=partition.topic, partition=partition.partition, offset=position)
-        if position < first and not is_another:
+            raise OffsetResetError(message, topic=partition.topic, partition=partition.partition, offset=next_offset)
+        if next_offset < first and not is_another:
             logger.error(
                 "%s: %d offsets from %d on were deleted by the broker before they were read; going on at %d",
                 partition,
-                first - position,
-                position,
+                first - next_offset,
+                next_offset,
                 first,
             )
-            return Start(first, topic_id=topic_id, lost=first - position)
-        if first <= position <= end and not is_another:
-            return Start(position, topic_id=topic_id)
-        start = first if is_another or self._policy == "earliest" else end
+            return Start(first, lost=first - next_offset, goes_on=True)
+        # Of a truncated log, what stands below its end and was incomplete is still to be handled.
+        start = first if is_another or self._policy == "earliest" else max(first, min(incomplete_from, end))
         logger.error(
             "%s: the log ends at %d, offset %d was to be read next: %s; starting again at %d",
             partition,
             end,
-            position,
+            next_offset,
             "the topic was deleted and made again" if is_another else "it was truncated",
             start,
         )
-        return Start(start, topic_id=topic_id)
-
-    async def recreated(self, topics: Collection[str]) -> dict[str, bytes]:
-        """Those of these topics whose id isn't the one noted, with the new id; what has none gets one."""
-        ids = await self._client.topic_ids(topics)
-        return {topic: each for topic, each in ids.items() if self._topic_ids.setdefault(topic, each) != each}
-
-    def note_topic_ids(self, ids: Mapping[str, bytes]) -> None:
-        """From now on, these topics are those with these ids."""
-        self._topic_ids.update(ids)
+        return Start(start, topic_id=found_id)
 
     async def _start(self, partition: TopicPartition, committed: Committed, topic_id: bytes | None) -> Start:
         if committed.offset is None:

@@ -14,12 +14,12 @@ from trio_parallel_kafka.control.failures import FINAL
 from trio_parallel_kafka.control.positions import Positions, Start
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
-from trio_parallel_kafka.core.member import Member
+from trio_parallel_kafka.core.member import POSITION_UNKNOWN, Member
 from trio_parallel_kafka.errors import KafkaError
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.record import Record
 
-logger = logging.getLogger("trio_parallel_kafka.rebalance")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.rebalance")
 
 SETTLE: Final = 1.0
 """Seconds that cancelled handlers get to end, before they are named and left behind."""
@@ -59,7 +59,8 @@ class Rebalancer:
         self._totals: Final = totals
         self._revoke_grace: Final = revoke_grace
         self._on_started: Final = on_started
-        self._astray: set[Assignment[Record]] = set()
+        self._known_starts: dict[Assignment[Record], Start] = {}
+        self._unanswered: Collection[Assignment[Record]] = ()
 
     async def assigned(self, event: Assigned) -> None:
         """Open assignments, and start those whose position is to be had."""
@@ -67,27 +68,27 @@ class Rebalancer:
         for partition in event.partitions:
             self._drop(self._current([partition]))
             self._member.assign(partition)
+        self._unanswered = self._current(event.partitions)
         starts: dict[TopicPartition, StartAt] = {}
         try:
             for assignment, start in (await self._resolve(event.partitions)).items():
                 self._open(assignment, start)
                 starts[assignment.partition] = StartAt(start.position, assignment.assignment_epoch)
         finally:
+            self._unanswered = ()
             event.reply(starts)
         if starts:
             self._on_started()
 
     async def retry(self) -> None:
         """Start what couldn't be started when it was assigned, and read on where reading was given up."""
-        waiting = [each.partition for each in self._member.assignments if each.phase is Phase.STARTING]
-        if waiting:
-            for assignment, start in (await self._resolve(waiting)).items():
-                if self._is_in(assignment, Phase.STARTING):
-                    await self._start(assignment, start)
-                    self._on_started()
-        for assignment in tuple(self._astray):
-            self._astray.discard(assignment)
-            await self.reset(assignment)
+        waiting = [each for each in self._member.assignments if each.phase is Phase.STARTING]
+        retried = [each.partition for each in waiting if each not in self._unanswered]
+        if retried:
+            await self._start_waiting(retried)
+        for assignment in self._member.assignments:
+            if assignment.phase is Phase.ACTIVE and assignment.pause_reason == POSITION_UNKNOWN:
+                await self.reset(assignment)
 
     async def revoked(self, event: Revoked) -> None:
         """Stop starting, give handlers their grace, cancel them, commit, let go."""
@@ -121,18 +122,23 @@ class Rebalancer:
 
     async def reset(self, assignment: Assignment[Record]) -> None:
         """The log doesn't hold the offset that was to be read next, or it isn't known whether it does."""
+        tracker = assignment.tracker
         try:
-            start = await self._positions.reset(assignment.partition, assignment.tracker.next_offset)
+            start = await self._positions.reset(
+                assignment.partition,
+                tracker.next_offset,
+                incomplete_from=tracker.position,
+                topic_id=assignment.topic_id,
+            )
         except FINAL:
             raise
         except KafkaError as error:
-            logger.warning("where to go on in %s isn't to be had yet: %s", assignment.partition, error)
-            self._astray.add(assignment)
+            self._give_up_reading(assignment, error)
             return
         if not self._is_in(assignment, Phase.ACTIVE):
             return
-        if start.position >= assignment.tracker.next_offset:
-            assignment.tracker.skip_to(start.position)
+        if start.goes_on:
+            tracker.skip_to(start.position)
             self._totals.lost_to_retention += start.lost
             await self._read_from(assignment, start.position)
         else:
@@ -140,16 +146,18 @@ class Rebalancer:
 
     async def check_topics(self) -> None:
         """Find topics that were deleted and made again under the same name, and read those from their start."""
-        topics = {assignment.partition.topic for assignment in self._member.assignments}
-        changed = await self._positions.recreated(topics) if topics else {}
-        for assignment in self._member.assignments:
-            topic_id = changed.get(assignment.partition.topic)
-            if topic_id is not None and assignment.phase is Phase.ACTIVE:
-                logger.error("%s was deleted and made again; it is read from its start", assignment.partition)
+        assignments = [each for each in self._member.assignments if each.phase is Phase.ACTIVE]
+        topics = {assignment.partition.topic for assignment in assignments}
+        ids = await self._client.topic_ids(topics) if topics else {}
+        for assignment in assignments:
+            topic_id = ids.get(assignment.partition.topic)
+            if assignment.topic_id is None:
+                assignment.topic_id = topic_id
+            elif topic_id is not None and topic_id != assignment.topic_id:
                 first, _ = await self._client.offset_range(assignment.partition)
                 if self._is_in(assignment, Phase.ACTIVE):
+                    logger.error("%s was deleted and made again; it is read from its start", assignment.partition)
                     await self._restart(assignment, Start(first, topic_id=topic_id))
-        self._positions.note_topic_ids(changed)
 
     async def restart(self, assignment: Assignment[Record], offset: int) -> None:
         """The partition's offsets start again at ``offset``."""
@@ -159,44 +167,57 @@ class Rebalancer:
             offset,
             assignment.tracker.next_offset - 1,
         )
-        await self._restart(assignment, Start(offset, topic_id=assignment.topic_id))
+        start = min(offset, assignment.tracker.position)  # what is incomplete below is still to be handled
+        await self._restart(assignment, Start(start, topic_id=assignment.topic_id))
 
     async def _restart(self, assignment: Assignment[Record], start: Start) -> None:
-        """End the tenure as if it were lost, and begin another of the same partition."""
-        self._member.begin_revoke(assignment)
-        await self.cancel([assignment])
-        if self._is_in(assignment, Phase.REVOKING):
-            self._drop([assignment])
-            await self._start(self._member.assign(assignment.partition), start)
+        """End the tenure as if it were lost; begin another of the same partition once its handlers have ended."""
+        partition = assignment.partition
+        self._drop([assignment])
+        self._known_starts[self._member.assign(partition)] = start
+        self._client.pause([partition])
+        await self._start_waiting([partition])
 
-    async def _start(self, assignment: Assignment[Record], start: Start) -> None:
-        self._open(assignment, start)
-        await self._read_from(assignment, start.position)
+    async def _start_waiting(self, partitions: Sequence[TopicPartition]) -> None:
+        for assignment, start in (await self._resolve(partitions)).items():
+            if self._is_in(assignment, Phase.STARTING):
+                self._open(assignment, start)
+                await self._read_from(assignment, start.position)
+                self._on_started()
 
     async def _read_from(self, assignment: Assignment[Record], position: int) -> None:
+        if assignment.pause_reason == POSITION_UNKNOWN:
+            assignment.pause_reason = None
+            self._member.pause_if_full(assignment)
         try:
             await self._client.start(assignment.partition, StartAt(position, assignment.assignment_epoch))
         except KafkaError as error:
-            logger.warning("%s isn't read yet: %s", assignment.partition, error)
-            self._astray.add(assignment)
+            self._give_up_reading(assignment, error)
         if assignment.pause_reason is not None:
             self._client.pause([assignment.partition])
 
+    @staticmethod
+    def _give_up_reading(assignment: Assignment[Record], error: KafkaError) -> None:
+        """Until :meth:`retry`, and visibly."""
+        logger.warning("where to go on in %s isn't to be had yet: %s", assignment.partition, error)
+        assignment.pause_reason = POSITION_UNKNOWN
+
     async def _resolve(self, partitions: Sequence[TopicPartition]) -> dict[Assignment[Record], Start]:
-        """The starts that are to be had, of assignments that are still waiting for one."""
+        """The starts that are to be had, of assignments that wait for one."""
+        waiting = self._current(partitions)
         with trio.move_on_after(SETTLE):
             await self._pool.wait_until(lambda: not self._running_in(partitions))
         busy = self._running_in(partitions)
-        free = [partition for partition in partitions if partition not in busy]
         for partition in busy:
             logger.warning("%s waits for a handler of an earlier assignment to end", partition)
-        starts = await self._positions.resolve(free) if free else {}
-        found = {}
-        for partition, start in starts.items():
-            assignment = self._member.assignments.get(partition)
-            if assignment is not None and assignment.phase is Phase.STARTING:
-                found[assignment] = start
-        return found
+        free = [each for each in waiting if each.partition not in busy]
+        unknown = [each.partition for each in free if each not in self._known_starts]
+        starts = await self._positions.resolve(unknown) if unknown else {}
+        return {
+            each: start
+            for each in free
+            if (start := self._known_starts.get(each, starts.get(each.partition))) is not None
+        }
 
     def _running_in(self, partitions: Collection[TopicPartition]) -> set[TopicPartition]:
         """Those of the partitions that a handler runs in, of whichever assignment."""
@@ -208,6 +229,7 @@ class Rebalancer:
         return assignment.phase is phase
 
     def _open(self, assignment: Assignment[Record], start: Start) -> None:
+        self._known_starts.pop(assignment, None)
         self._member.start(assignment, start.position, start.completed, start.topic_id)
         if start.committed is not None:
             self._member.ledger.inherit(assignment, *start.committed)
@@ -225,6 +247,7 @@ class Rebalancer:
     def _drop(self, assignments: Collection[Assignment[Record]]) -> None:
         self._pool.cancel(assignments)
         for assignment in assignments:
+            self._known_starts.pop(assignment, None)
             self._member.end(assignment)
 
 

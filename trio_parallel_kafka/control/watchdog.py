@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-logger = logging.getLogger("trio_parallel_kafka.loop")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.loop")
 
 PERIOD: Final = 1.0
 """Seconds between two questions to the loop, and how long it may take to answer."""

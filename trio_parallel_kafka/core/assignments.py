@@ -94,10 +94,10 @@ class Assignment(Generic[R]):
     )
 
     def __init__(self, partition: TopicPartition, assignment_epoch: int) -> None:
-        self.partition = partition
-        self.assignment_epoch = assignment_epoch
+        self.partition: TopicPartition = partition
+        self.assignment_epoch: int = assignment_epoch
         self.lanes: LaneGroup[R] = LaneGroup(self)
-        self.buffered_bytes = 0
+        self.buffered_bytes: int = 0
         self.topic_id: bytes | None = None
         self.pause_reason: str | None = None
         self._phase = Phase.STARTING

@@ -45,12 +45,12 @@ class Lane(Generic[T]):
     __slots__ = ("buffer", "group", "head", "is_sealed", "key", "since", "waiting")
 
     def __init__(self, group: LaneGroup[T], key: Hashable | None, head: T) -> None:
-        self.group = group
-        self.key = key
-        self.head = head
-        self.waiting = 0
-        self.since = 0.0
-        self.is_sealed = False
+        self.group: LaneGroup[T] = group
+        self.key: Hashable | None = key
+        self.head: T = head
+        self.waiting: int = 0
+        self.since: float = 0.0
+        self.is_sealed: bool = False
         self.buffer: Buffer[T] | None = None
 
 
@@ -60,11 +60,11 @@ class LaneGroup(Generic[T]):
     __slots__ = ("by_key", "is_closed", "owner", "ready", "sealed")
 
     def __init__(self, owner: Any) -> None:
-        self.owner = owner
+        self.owner: Any = owner
         self.by_key: dict[Hashable, Lane[T]] = {}
         self.ready: deque[Lane[T]] = deque()
         self.sealed: list[Lane[T]] = []
-        self.is_closed = False
+        self.is_closed: bool = False
 
 
 class LaneScheduler(Generic[T]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import trio
@@ -17,8 +18,8 @@ class LaneChannel(Generic[T]):
 
     def __init__(self) -> None:
         self._sender, self._receiver = trio.open_memory_channel[T](math.inf)
-        self.send_nowait = self._sender.send_nowait
-        self.receive_nowait = self._receiver.receive_nowait
+        self.send_nowait: Callable[[T], None] = self._sender.send_nowait
+        self.receive_nowait: Callable[[], T] = self._receiver.receive_nowait
 
     def close(self) -> None:
         """Close both ends; what is in it is dropped."""

@@ -28,7 +28,7 @@ from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.lanes import Lane, LaneScheduler
 from trio_parallel_kafka.record import Record
 
-logger = logging.getLogger("trio_parallel_kafka.workers")
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
 
 Handler = Callable[[Record], Awaitable[object]]
 
@@ -49,7 +49,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.lane: Lane[Record] | None = None
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
 
 
 class WorkerPool:
@@ -78,12 +78,12 @@ class WorkerPool:
         self._watchers = trio.lowlevel.ParkingLot()
         self._spawn: Callable[[Worker], None] | None = None
         self._is_serving = False
-        self.now = 0.0
+        self.now: float = 0.0
         """A coarse clock, set by the control plane: when a lane was taken is read off it."""
-        self.completed = 0
-        self.failed = 0
-        self.fenced = 0
-        self.abandoned = 0
+        self.completed: int = 0
+        self.failed: int = 0
+        self.fenced: int = 0
+        self.abandoned: int = 0
 
     @property
     def in_flight(self) -> int:
