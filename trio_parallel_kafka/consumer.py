@@ -251,9 +251,11 @@ async def _controlled(
         await controller.join()
         yield consumer
     finally:
-        await consumer._close(problems)  # noqa: SLF001 - its other half
-        trio.lowlevel.remove_instrument(instrument)
-        scope.cancel()
+        try:
+            await consumer._close(problems)  # noqa: SLF001 - its other half
+        finally:
+            scope.cancel()
+            trio.lowlevel.remove_instrument(instrument)
 
 
 def _is_only(error: BaseException, raised: BaseException) -> bool:

@@ -40,7 +40,7 @@ class Record:
         assignment_epoch: in which assignment of the partition the record was read.
     """
 
-    __slots__ = ("_assignment_epoch", "_attempt", "_message", "_received_at")
+    __slots__ = ("_assignment_epoch", "_attempt", "_message", "_offset", "_received_at", "_size")
 
     def __init__(
         self,
@@ -68,6 +68,8 @@ class Record:
             timestamp=stamp,
         )
         self._message = cast("_Fetched", message)
+        self._offset = offset
+        self._size = len(key or b"") + len(value or b"")
         self._assignment_epoch = assignment_epoch
         self._attempt = attempt
         self._received_at = 0.0
@@ -85,7 +87,7 @@ class Record:
     @property
     def offset(self) -> int:
         """The offset in the partition."""
-        return self._message.offset()
+        return self._offset
 
     @property
     def key(self) -> bytes | None:
@@ -121,7 +123,7 @@ class Record:
     @property
     def size(self) -> int:
         """Bytes of key and value: what counts towards ``max_buffered_bytes``."""
-        return len(self._message) + len(self._message.key() or b"")
+        return self._size
 
     @property
     def received_at(self) -> float:
@@ -139,9 +141,12 @@ class Record:
 def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
     """Make a record of a client's message that isn't an error."""
     record = _new(Record)
-    record._message = cast("_Fetched", message)
+    fetched = cast("_Fetched", message)
+    record._message = fetched
     record._assignment_epoch = assignment_epoch
     record._attempt = 1
+    record._offset = fetched.offset()
+    record._size = len(fetched) + len(fetched.key() or b"")
     record._received_at = received_at
     return record
 

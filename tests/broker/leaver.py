@@ -126,11 +126,10 @@ def threads() -> list[str]:
     return sorted([name for name in native if name.startswith("rdk:")] + python)
 
 
-def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in leaves(each)]
-    return [error]
+def exceptions_in(error: BaseException) -> list[BaseException]:
+    """The exception; if it is a group, all within it, too."""
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return [error, *(leaf for each in inner for leaf in exceptions_in(each))]
 
 
 async def main(how: str, config: ConsumerConfig) -> None:
@@ -142,10 +141,11 @@ async def main(how: str, config: ConsumerConfig) -> None:
     try:
         await (leaver.run_alone() if how == "alone" else leaver.run())
     except BaseException as error:
-        raised = leaves(error)
+        raised = exceptions_in(error)
+    leaves = [error for error in raised if not isinstance(error, BaseExceptionGroup)]
     say(
-        raised=[type(error).__name__ for error in raised],
-        messages=[str(error) for error in raised],
+        raised=[type(error).__name__ for error in leaves],
+        messages=[str(error) for error in leaves],
         notes=[note for error in raised for note in getattr(error, "__notes__", [])],
         seconds=time.monotonic() - began,
         files=dict(open_files() - files),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from broker.cluster import Cluster
 from broker.member import member_process, wait_for_end
 from broker.recorder import Entry, Recorder, Step, Workload, examine
 from broker.scenario import committed_offsets, topic_with, until
+from confluent_kafka import ConsumerGroupState, KafkaException
 
 from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, parallel_consumer
 
@@ -255,3 +258,45 @@ async def test_a_member_stops_while_the_group_rebalances(kafka: Cluster, protoco
     print(f"\n{protocol}: stopped in the middle of a rebalance, {findings.replayed.total()} records replayed")
     findings.check()
     assert not findings.replayed
+
+
+async def test_a_member_leaves_in_the_middle_of_a_join(kafka: Cluster, tmp_path: Path) -> None:
+    """A cooperative member without partitions stops while the group waits for another: it doesn't stay on as a ghost.
+
+    The client itself, closed in that moment, tells the group nothing.
+    """
+    topic = topic_with(kafka, [], partitions=1)
+    fields = fields_for(kafka, topic, "cooperative-sticky")
+    recorder = Recorder()
+
+    def named(name: str) -> dict[str, Any]:
+        # Whoever doesn't say good-bye is a member for three minutes.
+        return {**fields, "kafka": {**fields["kafka"], "client.id": name, "session.timeout.ms": 180_000}}
+
+    def group() -> tuple[ConsumerGroupState, set[str]]:
+        (described,) = kafka.admin.describe_consumer_groups([fields["group_id"]]).values()
+        try:
+            found = described.result(30)
+        except KafkaException:  # no such group yet, or its coordinator is just being found
+            return ConsumerGroupState.UNKNOWN, set()
+        return found.state, {each.client_id for each in found.members}
+
+    async def joined(*names: str) -> None:
+        await until(lambda: group() == (ConsumerGroupState.STABLE, set(names)))
+
+    async def go_on_soon(process: subprocess.Popen[bytes]) -> None:
+        await trio.sleep(1)
+        process.send_signal(signal.SIGCONT)
+
+    with trio.fail_after(PATIENCE), member_process("slow", tmp_path / "log", work_ms=0, **named("slow")) as slow:
+        await joined("slow")
+        async with trio.open_nursery() as nursery:
+            async with member("early", ConsumerConfig(**named("early")), recorder, trio.sleep):
+                await joined("slow", "early")
+                slow.send_signal(signal.SIGSTOP)
+                await nursery.start(be_member, "late", ConsumerConfig(**named("late")), recorder, trio.sleep)
+                await until(lambda: "late" in group()[1])
+                await trio.sleep(1)  # by then "early" has asked to join again, and waits for the slow one
+                nursery.start_soon(go_on_soon, slow)
+            assert "early" not in group()[1]
+            nursery.cancel_scope.cancel()

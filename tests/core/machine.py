@@ -1,7 +1,6 @@
 """A machine that drives the whole core, in several members that share a broker, through anything in any order.
 
-The broker is naive: it holds the records, and per partition an offset and a metadata text. What members do is
-checked against it after every step, promise by promise.
+What members do is checked against a naive broker after every step, promise by promise.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from collections.abc import Hashable, Sequence
 from itertools import product
 from typing import Literal
 
-import attrs
 import pytest
 from core.kit import Item, new_member, state_of, state_of_assignment
+from core.naive_broker import Log, Process, Tenure
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -20,9 +19,7 @@ from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartiti
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lanes import Lane
-from trio_parallel_kafka.core.member import BUFFER_FULL, Member
-from trio_parallel_kafka.core.metadata import read_metadata
-from trio_parallel_kafka.core.ranges import OffsetRanges
+from trio_parallel_kafka.core.member import BUFFER_FULL
 from trio_parallel_kafka.core.tracker import OffsetWentBackError
 
 Outcome = Literal["taken", "refused", "half", "taken, answer lost"]
@@ -47,58 +44,6 @@ limits = st.builds(FlowLimits, max_records=st.integers(1, 40), max_bytes=st.samp
 ACTS = [*["fetch", "go on", "put back"] * 2, *["take"] * 3, "fetch to the end", "look", "fail"]
 blows = st.sampled_from(["revoked", "revoked", "revoked", "revoked", "lost", "crash", "small metadata"])
 plans = st.lists(st.sampled_from([*product(ACTS, range(10))]), min_size=2, max_size=16)
-
-
-@attrs.define
-class Log:
-    """One partition at the broker, and what was really done with it."""
-
-    records: list[tuple[Item, Hashable | None]] = attrs.field(factory=list)
-    end: int = 0
-    committed: tuple[int, str] | None = None
-    done: set[int] = attrs.field(factory=set)
-    owner: Tenure | None = None
-    must_not_replay: set[int] = attrs.field(factory=set)
-
-    @property
-    def held(self) -> tuple[int, OffsetRanges]:
-        """The position and the map that a new owner would read."""
-        offset, metadata = self.committed or (0, "")
-        return offset, read_metadata(metadata, offset).completed
-
-    def covered(self) -> set[int]:
-        """The records that nobody would handle any more."""
-        position, completed = self.held
-        return {
-            item.offset
-            for item, _ in self.records
-            if item.offset < position or any(start <= item.offset < end for start, end in completed)
-        }
-
-
-@attrs.define(eq=False)
-class Process:
-    """One member, with what its workers hold and what it has sent."""
-
-    member: Member[Item]
-    hands: list[Lane[Item]] = attrs.field(factory=list)
-    sent: dict[CommitEntry, bool | None] = attrs.field(factory=dict)
-    assignments: list[Assignment[Item]] = attrs.field(factory=list)
-
-    def hands_of(self, assignment: Assignment[Item]) -> list[Lane[Item]]:
-        return [lane for lane in self.hands if lane.group.owner is assignment]
-
-
-@attrs.define(eq=False)
-class Tenure:
-    """One assignment, as its driver sees it: ``done`` is what an earlier owner handed over, or completed in it."""
-
-    process: Process
-    assignment: Assignment[Item]
-    fetch_from: int = 0
-    covered: frozenset[int] = frozenset()
-    started: set[int] = attrs.field(factory=set)
-    done: set[int] = attrs.field(factory=set)
 
 
 class CoreMachine(RuleBasedStateMachine):

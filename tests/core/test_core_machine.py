@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.machine import PARTITIONS, TOPIC_ID, Content, CoreMachine, Tenure
+from core.machine import PARTITIONS, TOPIC_ID, Content, CoreMachine
+from core.naive_broker import Tenure
 from hypothesis import settings
 
 from trio_parallel_kafka.core.flow import FlowLimits

@@ -298,17 +298,19 @@ def test_spare_buffers_have_a_bound() -> None:
     assert len(maker.open) == 3
 
 
-def test_failure_after_the_partition_is_gone_leaves_nothing_behind() -> None:
-    """A handler that fails in its grace seals a lane of a closed group: the group isn't filled again."""
+@pytest.mark.parametrize("act", ["advance", "put_back", "seal"])
+def test_lane_that_comes_back_after_its_partition_is_gone_leaves_nothing(act: str) -> None:
+    """A handler that returns, or fails, in its grace: the closed group isn't filled again, and nothing is ready."""
     scheduler: LaneScheduler[int] = LaneScheduler(WatchedBuffer)
     group = LaneGroup[int]("owner")
     scheduler.offer(group, "key", 1)
+    scheduler.offer(group, "key", 2)
     lane = scheduler.take()
     assert lane is not None
     scheduler.close(group)
-    scheduler.seal(lane)
-    assert lane.is_sealed
-    assert not group.sealed
+    assert not getattr(scheduler, act)(lane)
+    assert state_of_group(group) == ((), (), (), True)
+    assert scheduler.take() is None
 
 
 def test_sealed_lane_waits_for_ever() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import trio
@@ -38,7 +37,7 @@ class Held(NamedTuple):
 
 def held() -> Held:
     """Count the threads of any kind, and the open files and sockets."""
-    return Held(len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")))
+    return Held(len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir())))
 
 
 def configured(broker: EmbeddedBroker, /, **fields: Any) -> ConsumerConfig:
@@ -134,8 +133,3 @@ async def handle_all(config: ConsumerConfig, count: int) -> Handled:
 def partitions_of(pc: ParallelConsumer) -> dict[int, PartitionStatistics]:
     """The statistics of the partitions assigned now."""
     return {each.partition: each for each in pc.statistics().partitions}
-
-
-def thread_names(threads: Iterable[threading.Thread] | None = None) -> list[str]:
-    """Name the Python threads that run."""
-    return sorted(thread.name for thread in threads or threading.enumerate())

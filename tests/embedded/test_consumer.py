@@ -31,6 +31,7 @@ from trio_parallel_kafka import (
     Record,
     parallel_consumer,
 )
+from trio_parallel_kafka.control.kafka_client import KafkaClient
 from trio_parallel_kafka.testing import EmbeddedBroker
 
 DENIED = ClientError.GROUP_AUTHORIZATION_FAILED
@@ -283,7 +284,11 @@ async def test_the_grace_ends(embedded_broker: EmbeddedBroker) -> None:
     send(embedded_broker, 2)
     config = configured(embedded_broker, revoke_grace=0.05, shutdown_timeout=0)
     again = Handled()
-    async with running(config, Handled(lambda _record: trio.sleep_forever())) as first:
+
+    async def hang(_record: Record) -> None:
+        await trio.sleep_forever()
+
+    async with running(config, Handled(hang)) as first:
         await until(lambda: first.statistics().in_flight == 2)
         async with running(config, again) as second:
             await again.wait(1)
@@ -304,7 +309,7 @@ async def test_a_small_buffer_and_a_busy_loop(embedded_broker: EmbeddedBroker) -
 
     async def block(record: Record) -> None:
         if record.offset == 20:
-            time.sleep(0.6)
+            time.sleep(0.6)  # noqa: ASYNC251 - what a handler shouldn't do
             is_held.append(pc.statistics().poll.is_held)
 
     handled = Handled(block)
@@ -402,3 +407,23 @@ async def test_use_after_the_end(embedded_broker: EmbeddedBroker) -> None:
     pc.stop()
     assert pc.statistics().totals.completed == 6
     assert pc.statistics().partitions == ()
+
+
+async def test_without_topic_ids(embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the brokers tell no ids of topics, everything else works, the map included.
+
+    A commit that had neither id nor map to carry once ended the consumer.
+    """
+    monkeypatch.setattr(KafkaClient, "_topic_ids", lambda _client, _topics: {})
+    send(embedded_broker, 10)
+
+    async def hang(record: Record) -> None:
+        if (record.partition, record.offset) == (1, 3):
+            await trio.sleep_forever()
+
+    first = Handled(hang)
+    async with running(configured(embedded_broker, shutdown_timeout=0), first):
+        await first.wait(9)
+    assert committed(embedded_broker) == [(5, ()), (3, ((4, 5),))]
+    assert (await handle_all(configured(embedded_broker), 1)).places == [(1, 3)]
+    assert committed(embedded_broker) == [(5, ()), (5, ())]

@@ -45,7 +45,8 @@ T = TypeVar("T")
 class FakeClient:
     """The member. What stands above "The port" is what a test does to it and sees of it.
 
-    ``left_owned`` is what had not been let go when it was closed.
+    ``left_owned`` is what was read and
+    had not been let go when it was closed.
     """
 
     def __init__(self, broker: FakeBroker, config: ConsumerConfig) -> None:
@@ -91,8 +92,8 @@ class FakeClient:
 
     def send_error(self, code: int, partition: TopicPartition | None = None) -> None:
         """An error comes among the records."""
-        topic, number = partition or (None, None)
-        self._errors.append(Message(topic, number, error=ClientError(code)))
+        place = {} if partition is None else partition._asdict()
+        self._errors.append(Message(**place, error=ClientError(code)))
         self.calls.notify()
 
     def report(self, code: int) -> None:
@@ -197,13 +198,14 @@ class FakeClient:
                     await self._on_revoke(tuple(self.owned))
                     self._post(Failed(error))
                 self._sent.cancel_scope.cancel()
-        self.left_owned = tuple(self.owned)
+        self.left_owned = tuple(each for each, tenure in self.owned.items() if tenure is not None)
         self.ended.set()
         self.calls.end()
 
     def close(self) -> None:
         async def job() -> None:
             self._is_closing = True
+            await trio.sleep(self.broker.delays["close"])
 
         self.calls.submit(job)
 

@@ -25,6 +25,7 @@ Place = tuple[int, int]
 
 
 def error(code: int) -> ClientError:
+    """The client's error of this code."""
     return ClientError(code)
 
 
@@ -32,6 +33,10 @@ class World:
     """A broker with the topic ``orders`` of two partitions, and the members that :func:`parallel_consumer` makes."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
         self.broker = FakeBroker(orders=2)
         self.clients: list[FakeClient] = []
 
@@ -146,5 +151,6 @@ class HandlerError(Exception):
     pass
 
 
-async def never(_record: Record) -> NoReturn:  # noqa: RUF029
+async def never(_record: Record) -> NoReturn:
+    """A handler that isn't to be called."""
     raise AssertionError("a handler was started")

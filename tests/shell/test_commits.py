@@ -76,9 +76,7 @@ async def test_map_that_the_broker_refuses_is_halved(autojump_clock: MockClock, 
     held = set(range(0, 20000, 7))
     handle = Handling(held=held)
     world.broker.produce(P0, [None] * 20000)
-    async with world.consuming(
-        handle, max_concurrency=4000, max_buffered_records=5000, shutdown_timeout=0.0
-    ) as pc:
+    async with world.consuming(handle, max_concurrency=4000, max_buffered_records=5000, shutdown_timeout=0.0) as pc:
         await trio.sleep(20)
         offset, metadata = world.broker.group[P0]
         assert offset == 0

@@ -188,10 +188,13 @@ async def test_latest_does_not_guess_what_is_new(autojump_clock: MockClock, worl
 async def test_none_refuses_a_partition_without_a_commit(autojump_clock: MockClock, world: World) -> None:
     """``none`` ends the consumer with an error that names the partition."""
     commit(world, P0, 0)
-    with pytest.RaisesGroup(pytest.RaisesExc(OffsetResetError, match=r"nothing is committed for orders\[1\]")) as caught:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(OffsetResetError, match=r"nothing is committed for orders\[1\]")
+    ) as caught:
         async with world.consuming(never, auto_offset_reset="none"):
             await trio.sleep(5)
     failure = caught.value.exceptions[0]
+    assert isinstance(failure, OffsetResetError)
     assert (failure.topic, failure.partition) == ("orders", 1)
     assert not world.client.left_owned
 
@@ -205,7 +208,9 @@ async def test_none_refuses_a_reset_while_running(autojump_clock: MockClock, wor
     with pytest.RaisesGroup(pytest.RaisesExc(OffsetResetError, match="offset 0 of orders")) as caught:
         async with world.consuming(never, auto_offset_reset="none"):
             await trio.sleep(5)
-    assert caught.value.exceptions[0].offset == 0
+    failure = caught.value.exceptions[0]
+    assert isinstance(failure, OffsetResetError)
+    assert failure.offset == 0
     assert not world.client.left_owned
 
 

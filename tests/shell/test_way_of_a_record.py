@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 import pytest
 import trio
-from shell.kit import P0, P1, Handling, HandlerError, World, settle
+from shell.kit import P0, P1, HandlerError, Handling, World, settle
 from trio.testing import MockClock
 
 from trio_parallel_kafka import Record
@@ -144,7 +144,7 @@ async def test_handler_that_never_awaits_leaves_the_loop_its_turns(autojump_cloc
     world.broker.produce(P1, [None] * 4000)
     handled = rounds = 0
 
-    async def handle(_record: Record) -> None:  # noqa: RUF029
+    async def handle(_record: Record) -> None:
         nonlocal handled
         handled += 1
 

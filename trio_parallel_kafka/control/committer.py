@@ -10,6 +10,7 @@ import trio
 from confluent_kafka import KafkaError as ClientError
 
 from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.failures import final_error
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.commits import CommitEntry
@@ -21,6 +22,9 @@ logger: logging.Logger = logging.getLogger("trio_parallel_kafka.commits")
 
 RETRY_AFTER: Final = 0.2
 """Seconds between two tries of the last commit."""
+
+RETRY_SOON: Final = 0.05
+"""The same, where a rebalance came between: the next one may be near."""
 
 REVOKE_TRIES: Final = 5
 """How often the last commit of what is being let go is tried: the whole group waits for it."""
@@ -54,6 +58,7 @@ class Committer:
         self._member: Final = member
         self._totals: Final = totals
         self._sending: Final = trio.Lock()
+        self._is_over = False
 
     async def commit_changes(self) -> None:
         """Commit what changed, if anything. What fails is made up for by the next."""
@@ -65,8 +70,11 @@ class Committer:
     async def commit_revoked(self, assignments: Collection[Assignment[Record]]) -> None:
         """The last commit for partitions that are about to be let go.
 
-        Not behind :attr:`_sending`: the client answers no outstanding commit until they are let go.
+        Not behind :attr:`_sending`: the client answers no outstanding commit until they are let go. Nothing is tried
+        again after :meth:`commit_all`: here a commit holds the client up, and can't be given up.
         """
+        if self._is_over:
+            return
         for _ in range(REVOKE_TRIES):
             entries = self._member.pending_commits(assignments)
             if not entries:
@@ -75,7 +83,7 @@ class Committer:
             if any(error.code() in OWNERSHIP_IS_GONE for error in errors):
                 return
             if errors:
-                await trio.sleep(RETRY_AFTER)
+                await trio.sleep(_pause_after(errors))
 
     async def commit_all(self) -> None:
         """Commit until the broker has everything; the caller bounds it.
@@ -83,15 +91,18 @@ class Committer:
         Raises:
             CommitError: what is owned by somebody else can't be committed.
         """
-        async with self._sending:
-            while entries := self._member.pending_commits():
-                errors = await self._send(entries)
-                gone = [error for error in errors if error.code() in OWNERSHIP_IS_GONE]
-                if gone:
-                    message = f"the last commit was refused, its records will be replayed: {gone[0].str()}"
-                    raise CommitError(message)
-                if errors:
-                    await trio.sleep(RETRY_AFTER)
+        try:
+            async with self._sending:
+                while entries := self._member.pending_commits():
+                    errors = await self._send(entries)
+                    for error in errors:
+                        if error.code() in OWNERSHIP_IS_GONE or final_error(error) is not None:
+                            message = f"the last commit was refused, its records will be replayed: {error.str()}"
+                            raise CommitError(message)
+                    if errors:
+                        await trio.sleep(_pause_after(errors))
+        finally:
+            self._is_over = True
 
     async def _send(self, entries: Sequence[CommitEntry]) -> list[ClientError]:
         results = await self._client.commit(entries)
@@ -111,3 +122,7 @@ class Committer:
         self._totals.commits += len(taken)
         self._totals.failed_commits += len(errors)
         return errors
+
+
+def _pause_after(errors: Collection[ClientError]) -> float:
+    return RETRY_SOON if all(error.code() in GROUP_HAS_MOVED_ON for error in errors) else RETRY_AFTER

@@ -16,7 +16,7 @@ from trio_parallel_kafka.control.committer import Committer
 from trio_parallel_kafka.control.dispatcher import Dispatcher
 from trio_parallel_kafka.control.failures import FINAL, as_error, end_error, final_error
 from trio_parallel_kafka.control.positions import Positions
-from trio_parallel_kafka.control.rebalance import SETTLE, Rebalancer
+from trio_parallel_kafka.control.rebalance import Rebalancer
 from trio_parallel_kafka.control.repeats import Repeats
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
@@ -140,7 +140,6 @@ class Controller:
         late = self.pool.running()
         for lane in late:
             logger.warning("the handler of %r didn't end within shutdown_timeout and is cancelled", lane.head)
-        await self._rebalancer.cancel({lane.group.owner for lane in late})
 
     async def leave(self) -> None:
         """Commit and let all partitions go; the caller bounds it.
@@ -151,8 +150,8 @@ class Controller:
         self.stop()
         self._client.hurry()
         self.pool.halt()
-        with trio.move_on_after(SETTLE):
-            await self.pool.wait_until(lambda: not self.pool.in_flight)
+        self._rebalancer.cut_grace()
+        await self._rebalancer.cancel({lane.group.owner for lane in self.pool.running()})
         try:
             if self._has_client:
                 await self._committer.commit_all()

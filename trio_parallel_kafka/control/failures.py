@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaError as ClientError, KafkaException
 
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.errors import (
@@ -82,7 +82,14 @@ def as_error(
     partition: TopicPartition | None = None,
     kind: type[KafkaError] = KafkaError,
 ) -> KafkaError:
-    """Dress a client's error in one of ours; it says what the client said."""
-    where = f" ({partition})" if partition is not None else ""
+    """Dress a client's error in one of ours; it says what the client said, and has it as its cause.
+
+    A negative partition number stands for the topic as a whole.
+    """
     topic, number = partition if partition is not None else (None, None)
-    return kind(f"{doing}{where}: {error.str()} ({error.name()})", topic=topic, partition=number)
+    where = "" if topic is None else f" ({partition})"
+    if number is not None and number < 0:
+        where, number = f" ({topic})", None
+    dressed = kind(f"{doing}{where}: {error.str()} ({error.name()})", topic=topic, partition=number)
+    dressed.__cause__ = KafkaException(error)
+    return dressed

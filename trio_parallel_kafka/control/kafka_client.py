@@ -21,8 +21,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from trio_parallel_kafka.config import ConsumerConfig
-from trio_parallel_kafka.config.librdkafka import client_properties, rebalance_is_incremental
-from trio_parallel_kafka.control.client import Committed, Event, Failed, StartAt, Trouble
+from trio_parallel_kafka.config.librdkafka import client_properties, rebalance_is_incremental, uses_consumer_protocol
+from trio_parallel_kafka.control.client import Committed, Event, Failed, Fetched, StartAt, Trouble
 from trio_parallel_kafka.control.failures import as_error, end_error, final_error
 from trio_parallel_kafka.control.poll_thread import CommitResults, PollSettings, PollThread
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
@@ -90,6 +90,8 @@ class KafkaClient:
                 batch_size=FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size,
                 revoke_timeout=config.revoke_grace + config.close_timeout,
                 assign_timeout=config.connect_timeout,
+                # Under the new protocol a member keeps its name, and nothing holds its leaving up.
+                leave_timeout=0 if uses_consumer_protocol(config.kafka) else config.close_timeout / 2,
                 max_poll_interval=max_poll_interval,
             ),
             self._post,
@@ -274,7 +276,7 @@ class KafkaClient:
                 raise final from error
             return error
         finally:
-            consumer.poll(0)  # serves error_cb, which alone tells of wrong credentials
+            self._thread.serve_callbacks()  # error_cb alone tells of wrong credentials
         return None
 
     @staticmethod
@@ -304,12 +306,12 @@ class KafkaClient:
                 return reported
             if isinstance(event, Failed):
                 raise end_error(event.error)
-            if isinstance(event, Trouble):
-                final = final_error(event.error, is_running=False)
+            for error in _errors_of(event):
+                final = final_error(error, is_running=False)
                 if final is not None:
                     raise final
-                if event.error.code() != ClientError._ALL_BROKERS_DOWN:  # noqa: SLF001 - it doesn't say why
-                    reported = event.error.str()
+                if error.code() != ClientError._ALL_BROKERS_DOWN:  # noqa: SLF001 - it doesn't say why
+                    reported = error.str()
 
     def _committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         try:
@@ -353,6 +355,16 @@ class KafkaClient:
             for name, topic in metadata.topics.items()
             if topic.error is None and (has_pattern or name in self._config.topics)
         }
+
+
+def _errors_of(event: Event) -> list[ClientError]:
+    """The errors in an event from before the group is joined; the client reports some of them but once."""
+    if isinstance(event, Trouble):
+        return [event.error]
+    if not isinstance(event, Fetched):
+        return []
+    event.taken()
+    return [error for error in (message.error() for message in event.messages) if error is not None]
 
 
 def _committed(answer: ClientPartition) -> Committed:

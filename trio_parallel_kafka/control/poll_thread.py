@@ -17,6 +17,8 @@ Rules that once were bugs
 - Inside a callback a commit has to be synchronous, since no acknowledgement is served before it returns.
 - Only what is owned *in the entry's own tenure* is committed: the broker takes a live member's commit for a
   partition that another member owns by now, and moves that member back.
+- A cooperative member that is closed while it joins again tells the group nothing, and the group waits for it until
+  ``session.timeout.ms`` has passed. So it is closed only once it has left.
 - A paused partition stays paused over an assignment; so what is assigned is resumed.
 - One batch is on its way to the loop at most. While the loop doesn't take it, polling goes on around it, a message
   every :data:`PATIENCE` seconds, because membership hangs on it; what these polls return goes first into the next
@@ -32,6 +34,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -58,7 +61,7 @@ POLL_TIMEOUT: Final = 0.05
 """Seconds that a poll may wait: there is no way to wake it, so a call waits as long."""
 
 URGENT_POLL_TIMEOUT: Final = 0.002
-"""The same while the consumer is leaving."""
+"""The same while the consumer is opening or leaving."""
 
 PATIENCE: Final = 0.025
 """Seconds between two polls while the loop doesn't take a batch."""
@@ -84,6 +87,7 @@ class PollSettings:
         batch_size: how many messages are taken at once.
         revoke_timeout: seconds that a revoke may be held up.
         assign_timeout: seconds that an assign may be held up.
+        leave_timeout: seconds that a join under way may hold up the leaving.
         max_poll_interval: seconds of silence after which the loop is taken for dead.
     """
 
@@ -92,6 +96,7 @@ class PollSettings:
     batch_size: int
     revoke_timeout: float
     assign_timeout: float
+    leave_timeout: float
     max_poll_interval: float
 
 
@@ -120,7 +125,7 @@ class PollThread:
         self._is_held = False
         self._stash: list[Message] = []
         self._is_closing = False
-        self._poll_timeout = POLL_TIMEOUT
+        self._poll_timeout = URGENT_POLL_TIMEOUT
         self._hops: deque[float] = deque(maxlen=1000)
 
     def submit(self, job: Callable[[], None]) -> None:
@@ -141,6 +146,7 @@ class PollThread:
                 polled_at = now
                 if self._callback_errors:
                     raise self._callback_errors[0]
+            self._await_leaving()
         finally:
             self._consumer.close()
 
@@ -151,6 +157,12 @@ class PollThread:
             return Consumer({**given, **callbacks, "logger": QuietLogger(given.get("logger", logger))})
         except KafkaException as error:
             raise ConfigError([f"kafka: librdkafka refuses the properties: {error.args[0].str()}"]) from error
+
+    def _await_leaving(self) -> None:
+        """Wait until the client has told the group, which it puts off while a join is under way."""
+        deadline = time.monotonic() + self._settings.leave_timeout
+        while time.monotonic() < deadline and self._consumer.memberid():
+            self._consumer.poll(URGENT_POLL_TIMEOUT)
 
     def stop(self) -> None:
         self._is_closing = True
@@ -175,6 +187,12 @@ class PollThread:
         )
 
     # Polling
+
+    def serve_callbacks(self) -> None:
+        """Have the client call back between two polls; a message that comes along is for the next batch."""
+        message = self._consumer.poll(0)
+        if message is not None:
+            self._stash.append(message)
 
     def _serve_jobs(self) -> None:
         while True:
@@ -227,6 +245,7 @@ class PollThread:
     # Calls
 
     def subscribe(self, topics: Sequence[str]) -> None:
+        self._poll_timeout = POLL_TIMEOUT
         self._consumer.subscribe(
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -254,7 +273,8 @@ class PollThread:
         if was_all_paused and not self._is_batch_out and not self._stash:
             for partition, offset in next_offsets.items():
                 if partition in self._owned:
-                    self._consumer.seek(ClientPartition(*partition, offset))
+                    with suppress(KafkaException):  # it was given up, and will be started anew
+                        self._consumer.seek(ClientPartition(*partition, offset))
 
     def _start_late(self, starts: Mapping[TopicPartition, StartAt]) -> None:
         for partition, at in starts.items():
@@ -278,7 +298,7 @@ class PollThread:
             entry.partition: ClientError(ClientError._STATE, "not assigned any more")  # noqa: SLF001
             for entry in entries
         }
-        offsets = [ClientPartition(*entry.partition, entry.offset, entry.metadata or None) for entry in owned]
+        offsets = [ClientPartition(*entry.partition, entry.offset, entry.metadata) for entry in owned]
         if not offsets:
             done(results)
             return

@@ -61,6 +61,7 @@ class Rebalancer:
         self._on_started: Final = on_started
         self._known_starts: dict[Assignment[Record], Start] = {}
         self._unanswered: Collection[Assignment[Record]] = ()
+        self._is_leaving = False
 
     async def assigned(self, event: Assigned) -> None:
         """Open assignments, and start those whose position is to be had."""
@@ -98,14 +99,20 @@ class Rebalancer:
             for assignment in assignments:
                 self._member.begin_revoke(assignment)
             with trio.move_on_after(self._revoke_grace):
-                await self._pool.wait_until(lambda: not self._pool.running_on(assignments))
-            await self.cancel(assignments)
+                await self._pool.wait_until(lambda: self._is_leaving or not self._pool.running_on(assignments))
+            if not self._is_leaving:
+                await self.cancel(assignments)
             await self._committer.commit_revoked(assignments)
         except KafkaError as error:
             logger.warning("the last commit of %s failed, it will be replayed: %s", _names(event.partitions), error)
         finally:
             self._drop(self._current(event.partitions))
             event.reply()
+
+    def cut_grace(self) -> None:
+        """The consumer is leaving: whoever says so cancels all handlers himself."""
+        self._is_leaving = True
+        self._pool.notify()
 
     def lost(self, event: Lost) -> None:
         """Cancel at once, commit nothing."""

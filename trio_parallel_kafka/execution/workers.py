@@ -77,7 +77,7 @@ class WorkerPool:
         self._idle = trio.lowlevel.ParkingLot()
         self._watchers = trio.lowlevel.ParkingLot()
         self._spawn: Callable[[Worker], None] | None = None
-        self._is_serving = False
+        self._may_start = True
         self.now: float = 0.0
         """A coarse clock, set by the control plane: when a lane was taken is read off it."""
         self.completed: int = 0
@@ -105,7 +105,6 @@ class WorkerPool:
         """
         async with trio.open_nursery() as nursery:
             self._spawn = lambda worker: nursery.start_soon(self._work, worker, handler)
-            self._is_serving = True
             self.wake()
             try:
                 await self.wait_until(lambda: self._spawn is None)
@@ -126,7 +125,7 @@ class WorkerPool:
 
     def halt(self) -> None:
         """Start nothing any more; what runs goes on."""
-        self._is_serving = False
+        self._may_start = False
 
     def finish(self) -> None:
         """End :meth:`run` once the handlers that run now have returned."""
@@ -153,7 +152,7 @@ class WorkerPool:
 
     def is_dry(self) -> bool:
         """Whether nothing runs, and nothing that may be started is ready."""
-        return not self.in_flight and not (self._is_serving and self._scheduler)
+        return not self.in_flight and not (self._may_start and self._scheduler)
 
     async def _work(self, worker: Worker, handler: Handler) -> None:
         try:
@@ -180,7 +179,7 @@ class WorkerPool:
         slice_end = time.perf_counter() + SLICE
         is_fresh = True
         while self._spawn is not None:
-            lane = scheduler.take() if self._is_serving else None
+            lane = scheduler.take() if self._may_start else None
             if lane is None:
                 await self._idle.park()
                 is_fresh = True
@@ -226,7 +225,7 @@ class WorkerPool:
                 self._on_progress(assignment)
             if not self._scheduler.advance(lane):
                 return handled
-            if handled >= VISIT or not self._is_serving:
+            if handled >= VISIT or not self._may_start:
                 self._scheduler.put_back(lane)
                 return handled
 

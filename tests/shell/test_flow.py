@@ -1,0 +1,111 @@
+"""Flow control: each partition has its bound, and one that is stuck freezes nothing."""
+
+from __future__ import annotations
+
+import trio
+from shell.kit import P0, P1, Handling, World, of
+from trio.testing import MockClock
+
+from trio_parallel_kafka import ParallelConsumer
+from trio_parallel_kafka.core.flow import FlowLimits
+
+
+async def watch(pc: ParallelConsumer, seconds: float) -> tuple[int, int]:
+    """The most records, and bytes, that P0 had buffered in the next seconds."""
+    await pc.wait_assigned()
+    records = size = 0
+    end = trio.current_time() + seconds
+    while trio.current_time() < end:
+        records = max(records, of(pc, P0).buffered_records)
+        size = max(size, of(pc, P0).buffered_bytes)
+        await trio.sleep(0.003)
+    return records, size
+
+
+async def test_bound_in_records_is_never_passed(autojump_clock: MockClock, world: World) -> None:
+    """A partition pauses before a batch could take it over ``max_buffered_records``, and resumes as it drains."""
+    world.broker.produce(P0, [f"k{n % 50}" for n in range(2000)])
+    handle = Handling(work=0.05)
+    async with world.consuming(handle, max_buffered_records=100, max_concurrency=20) as pc:
+        records, _ = await watch(pc, 8.0)
+        assert 75 < records <= 100
+        assert len(handle.finished) == 2000
+        assert len(world.client.calls.of("resume")) >= 10
+        assert of(pc, P0).paused is None
+
+
+async def test_only_the_partition_over_its_bound_pauses(autojump_clock: MockClock, world: World) -> None:
+    """A partition that is full pauses, visibly, and its neighbour goes on."""
+    world.broker.produce(P0, ["hot"] * 500)
+    handle = Handling(held={0})
+    async with world.consuming(handle, max_buffered_records=40) as pc:
+        await trio.sleep(3)
+        assert of(pc, P0).paused == "buffer full"
+        assert of(pc, P0).in_flight == 1
+        assert world.client.paused == {P0}
+        world.broker.produce(P1, ["a"] * 500, at=1)
+        await trio.sleep(3)
+        assert len(handle.offsets(P1)) == 500
+        handle.let_go()
+        await trio.sleep(3)
+        assert len(handle.offsets(P0)) == 500
+
+
+async def test_hung_key_does_not_freeze_its_partition(autojump_clock: MockClock, world: World) -> None:
+    """What waits behind a hung record doesn't count as runnable: the partition's other keys go on."""
+    world.broker.produce(P0, ["hot"] * 20 + [f"k{n}" for n in range(500)])
+    handle = Handling(held={0})
+    async with world.consuming(handle, max_buffered_records=40) as pc:
+        await trio.sleep(30)
+        assert len(handle.offsets(P0)) == 500
+        assert of(pc, P0).buffered_records == 20
+        assert not world.client.paused
+        handle.let_go()
+
+
+async def test_partition_full_of_hung_records_does_not_flap(autojump_clock: MockClock, world: World) -> None:
+    """A buffer that only stuck records fill stays paused: each pause would throw away what was fetched ahead."""
+    world.broker.produce(P0, ["hot"] * 500)
+    handle = Handling(held={0})
+    async with world.consuming(handle, max_buffered_records=40, shutdown_timeout=0.0) as pc:
+        await trio.sleep(3)
+        calls = len(world.client.calls.of("pause"))
+        await trio.sleep(30)
+        assert len(world.client.calls.of("pause")) == calls
+        assert of(pc, P0).paused == "buffer full"
+
+
+async def test_bound_in_bytes_pauses(autojump_clock: MockClock, world: World) -> None:
+    """A partition pauses when keys and values reach ``max_buffered_bytes``: one batch above it at most."""
+    world.broker.produce(P0, [f"k{n:03}" for n in range(1000)], value=bytes(996))
+    handle = Handling(work=0.1)
+    limits = FlowLimits(max_records=200, max_bytes=60_000)
+    async with world.consuming(
+        handle, max_buffered_records=limits.max_records, max_buffered_bytes=limits.max_bytes, max_concurrency=10
+    ) as pc:
+        _, size = await watch(pc, 15.0)
+        assert limits.max_bytes <= size < limits.max_bytes + limits.batch_size * 1000
+        assert len(handle.finished) == 1000
+        assert of(pc, P0).buffered_bytes == 0
+
+
+async def test_pause_survives_a_restart_of_reading_only_where_it_is_due(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """A full partition whose log lost what is next stays paused when its reading goes on elsewhere."""
+    world.broker.produce(P0, ["hot"] * 36)
+    handle = Handling(held={0})
+    async with world.consuming(handle, max_buffered_records=40) as pc:
+        await trio.sleep(3)
+        assert of(pc, P0).paused == "buffer full"
+        world.client.paused.clear()  # as if the error had been on its way
+        world.broker.produce(P0, ["hot"] * 100, at=1000)
+        world.broker.truncate(P0, first=1000)
+        world.client.calls.notify()
+        await trio.sleep(3)
+        assert of(pc, P0).next_offset == 1000
+        assert of(pc, P0).paused == "buffer full"
+        assert world.client.paused == {P0}
+        handle.let_go()
+        await trio.sleep(3)
+        assert len(handle.offsets(P0)) >= 100
