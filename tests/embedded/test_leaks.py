@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -48,14 +49,14 @@ def tasks() -> int:
     return count
 
 
-def left_of_ours() -> dict[str, int]:
-    """How many objects of this library are alive, beside classes of which there are none."""
-    found = [type(each).__name__ for each in gc.get_objects() if isinstance(each, OURS)]
-    return {name: found.count(name) for name in set(found)}
+def ours() -> Counter[str]:
+    """How many objects of this library are alive."""
+    return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, OURS))
 
 
 async def assert_nothing_stays(broker: EmbeddedBroker, cycle: Cycle, count: int, warm_up: int) -> None:
     """Run cycles; what the process holds after the first few mustn't grow."""
+    objects = ours()
     for number in range(warm_up):
         await cycle(number)
     gc.collect()
@@ -66,7 +67,7 @@ async def assert_nothing_stays(broker: EmbeddedBroker, cycle: Cycle, count: int,
             broker.clear_requests()  # what it notes of them takes memory, too
     gc.collect()
     assert tasks() == before[1]
-    assert left_of_ours() == {}
+    assert ours() == objects
     growth = resident() - before[2]
     print(f"{count} cycles: {before[0]}, then {held()}; memory grew by {growth / 1024:.0f} KiB")
     assert growth < GROWTH_AT_ONCE + count * GROWTH_OF_A_CYCLE

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from trio_parallel_kafka import Record, parallel_consumer
 from trio_parallel_kafka.control.controller import Controller
+from trio_parallel_kafka.control.dispatcher import Dispatcher
 from trio_parallel_kafka.control.rebalance import SETTLE
 from trio_parallel_kafka.errors import (
     AuthorizationError,
@@ -126,6 +127,27 @@ async def test_partition_assigned_while_stopping_is_not_read(autojump_clock: Moc
     assert not world.client.left_owned
 
 
+async def test_partition_that_starts_while_stopping_is_not_read(autojump_clock: MockClock, world: World) -> None:
+    """A partition whose position becomes known while the consumer drains isn't fetched for nothing."""
+    world.broker.produce(P0, ["a"])
+    world.broker.produce(P1, ["b"])
+    handle = Handling(held={0})
+    async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
+        await pc.wait_assigned()
+        await world.client.rebalance(revoke=[P1])
+        world.broker.errors["committed"] += [error(ClientError.REQUEST_TIMED_OUT)] * 3
+        await world.client.rebalance(assign=[P1])
+        nursery.start_soon(pc.run, handle)
+        await trio.sleep(0.5)
+        assert of(pc, P1).phase == "starting"
+        pc.stop()
+        await trio.sleep(10)
+        assert (of(pc, P1).phase, of(pc, P1).paused) == ("active", "stopping")
+        assert P1 in world.client.paused
+        handle.let_go()
+    assert handle.started == [(0, 0)]
+
+
 async def test_failure_while_stopping_leaves(autojump_clock: MockClock, world: World) -> None:
     """A handler that fails during the drain is as loud as at any other time."""
     world.broker.produce(P0, ["a"])
@@ -206,6 +228,34 @@ async def _later(seconds: float, do: Callable[[], object]) -> None:
     do()
 
 
+async def test_client_that_breaks_down_while_a_failure_drains(autojump_clock: MockClock, world: World) -> None:
+    """The handler's failure leaves, with a note on what happened to the client then."""
+    world.broker.produce(P0, ["a", "b"])
+    handle = Handling(held={0, 1}, bad={0})
+    async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
+        nursery.start_soon(_later, 2, lambda: handle.let_go(0))
+        nursery.start_soon(_later, 4, lambda: world.client.fail(RuntimeError("gone")))
+        with pytest.RaisesGroup(HandlerError) as caught:
+            await pc.run(handle)
+    assert "and then KafkaError: the Kafka client ended: gone" in caught.value.__notes__
+    assert trio.current_time() < 12
+
+
+async def test_bug_in_the_control_plane_is_loud(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nothing provides for leaves the block, in bounded time, and isn't taken for a cancellation."""
+
+    def broken(*_arguments: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Dispatcher, "dispatch", broken)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with world.consuming(Handling(), close_timeout=5.0):
+            await trio.sleep(math.inf)
+    assert trio.current_time() < 1
+
+
 # Body error, outer cancellation, Ctrl-C
 
 
@@ -234,7 +284,7 @@ async def test_body_error(autojump_clock: MockClock, world: World, kind: type[Ba
 
 async def test_body_error_leaves_unwrapped(autojump_clock: MockClock, world: World) -> None:
     """What the body raises itself leaves as it is, not in a group of the consumer's nurseries."""
-    with pytest.raises(BodyError) as caught:
+    with pytest.raises(BodyError) as caught:  # noqa: PT012 - the block's end is part of it
         async with parallel_consumer(world.config()) as pc:
             await pc.wait_assigned()
             raise BodyError
@@ -409,7 +459,7 @@ async def test_block_that_ends_ends_waiting_for_an_assignment(autojump_clock: Mo
 async def test_last_commit_that_never_is_answered(autojump_clock: MockClock, world: World) -> None:
     """The last commit is waited for no longer than ``close_timeout``, then the end is an error that says so."""
     world.broker.produce(P0, ["a"])
-    with pytest.raises(CommitError, match="close_timeout") as caught:
+    with pytest.raises(CommitError, match="close_timeout") as caught:  # noqa: PT012 - the block's end is part of it
         async with parallel_consumer(world.config(close_timeout=6.0, commit_interval=NEVER)) as pc:
             with trio.move_on_after(2):
                 await pc.wait_assigned()
@@ -424,7 +474,7 @@ async def test_last_commit_that_never_is_answered(autojump_clock: MockClock, wor
 async def test_last_commit_that_fails_is_a_note_on_the_body_error(autojump_clock: MockClock, world: World) -> None:
     """An error that is leaving already is told of the commit by a note."""
     world.broker.produce(P0, ["a"])
-    with pytest.raises(BodyError) as caught:
+    with pytest.raises(BodyError) as caught:  # noqa: PT012 - the block's end is part of it
         async with parallel_consumer(world.config(close_timeout=6.0)) as pc:
             await pc.wait_assigned()
             world.broker.delays["commit"] = math.inf
@@ -475,7 +525,7 @@ async def test_client_that_breaks_down(autojump_clock: MockClock, world: World, 
     cause = RuntimeError("gone")
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(_later, 2, lambda: world.client.fail(cause))
-        with pytest.raises(KafkaError, match="the Kafka client ended: gone") as caught:
+        with pytest.raises(KafkaError, match="the Kafka client ended: gone") as caught:  # noqa: PT012 - the block's end is part of it
             if wait == "run":
                 await pc.run(Handling())
             elif wait == "wait_assigned":
@@ -527,7 +577,7 @@ async def test_missing_acl(autojump_clock: MockClock, world: World, how: str) ->
 
 
 async def test_trouble_that_may_pass(autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """What the client reports and gets over is logged and shown, and ends nothing."""
+    """What the client reports and gets over is logged, once, and shown, and ends nothing."""
     world.broker.produce(P0, ["a"])
     async with world.consuming(Handling()) as pc:
         await trio.sleep(1)
@@ -540,6 +590,9 @@ async def test_trouble_that_may_pass(autojump_clock: MockClock, world: World, ca
         assert "UNKNOWN_TOPIC_OR_PART" in last_error
         assert "_ALL_BROKERS_DOWN" in caplog.text
         assert "_MAX_POLL_EXCEEDED" in caplog.text
+        world.client.report(ClientError._ALL_BROKERS_DOWN)
+        await trio.sleep(1)
+        assert caplog.text.count("_ALL_BROKERS_DOWN") == 1
 
 
 async def test_error_of_a_partition_that_is_not_owned_is_no_reset(autojump_clock: MockClock, world: World) -> None:
@@ -550,6 +603,37 @@ async def test_error_of_a_partition_that_is_not_owned_is_no_reset(autojump_clock
         world.client.send_error(ClientError._AUTO_OFFSET_RESET, P0)
         await trio.sleep(1)
         assert [each.partition for each in pc.statistics().partitions] == [1]
+
+
+async def test_first_of_several_failures_leaves(autojump_clock: MockClock, world: World) -> None:
+    """What follows from a failure doesn't take its place."""
+    async with parallel_consumer(world.config()) as pc:
+        await pc.wait_assigned()
+        world.client.report(ClientError.GROUP_AUTHORIZATION_FAILED)
+        world.client.report(ClientError._FATAL)
+        await settle()
+        with pytest.raises(AuthorizationError):
+            await pc.run(Handling())
+
+
+async def test_revoke_commit_that_the_client_does_not_survive(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the client ends over the last commit of a revoked partition, that is logged, and the partition let go."""
+
+    async def end(_entries: object) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise KafkaError("the client has ended")
+
+    async with world.consuming(Handling(), commit_interval=NEVER):
+        await trio.sleep(1)
+        world.broker.produce(P0, ["a"])
+        await trio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(world.client, "commit", end)
+            await world.client.rebalance(revoke=[P0])
+        assert "the last commit of orders[0] failed, it will be replayed" in caplog.text
+        assert P0 not in world.client.owned
 
 
 async def test_failed_start_of_the_client_leaves_as_it_is(autojump_clock: MockClock, world: World) -> None:

@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError as ClientError, Message
 from shell.kit import P0, P1, Handling, World, error, never, of
 from trio.testing import MockClock
 
+from trio_parallel_kafka import Record
 from trio_parallel_kafka.control.client import Fetched
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.offset_map import encode
@@ -386,3 +387,74 @@ async def test_commit_of_a_deleted_topic_is_not_used(
         await trio.sleep(2)
     assert sorted(handle.offsets(P0)) == [0, 1, 2, 3, 4]
     assert "of a topic that was deleted" in caplog.text
+
+
+async def test_failing_key_of_a_completed_record_is_no_failure(autojump_clock: MockClock, world: World) -> None:
+    """What the map names as completed needs no lane: ``key_of`` may raise on it."""
+    world.broker.produce(P0, ["a", "bad", "a"])
+    commit(world, P0, 0, ((1, 2),))
+
+    def key_of(record: Record) -> bytes | None:
+        if record.key == b"bad":
+            raise ValueError
+        return record.key
+
+    handle = Handling()
+    async with world.consuming(handle, key_of=key_of) as pc:
+        await trio.sleep(2)
+        assert handle.offsets(P0) == [0, 2]
+        assert pc.statistics().totals.not_replayed == 1
+
+
+async def test_topic_id_is_learnt_later(autojump_clock: MockClock, world: World) -> None:
+    """A topic whose id wasn't to be had at the start gets it at the next check, and is watched from then on."""
+    world.broker.produce(P0, [None] * 5)
+    ids, world.broker.topic_ids = world.broker.topic_ids, {}
+    handle = Handling()
+    async with world.consuming(handle) as pc:
+        await trio.sleep(2)
+        world.broker.topic_ids = ids
+        await trio.sleep(40)
+        before = of(pc, P0).assignment_epoch
+        world.broker.recreate("orders")
+        world.broker.produce(P0, [None] * 9)
+        world.broker.topic_ids, ids = {}, world.broker.topic_ids
+        await trio.sleep(40)
+        assert of(pc, P0).assignment_epoch == before
+        world.broker.topic_ids = ids
+        await trio.sleep(40)
+        assert of(pc, P0).assignment_epoch > before
+        assert handle.offsets(P0).count(0) == 2
+
+
+async def test_partition_that_goes_while_its_topic_is_looked_at(autojump_clock: MockClock, world: World) -> None:
+    """A partition that is lost between the questions about its changed topic is left alone."""
+    world.broker.produce(P0, [None] * 5)
+    handle = Handling()
+    async with world.consuming(handle) as pc:
+        await trio.sleep(2)
+        world.broker.recreate("orders")
+        world.broker.delays["offset_range"] = 5.0
+        while not world.client.calls.of("offset_range")[2:]:
+            await trio.sleep(0.5)
+        await world.client.rebalance(lose=[P0, P1])
+        await trio.sleep(20)
+        assert not pc.statistics().partitions
+        world.broker.delays["offset_range"] = 0.0
+
+
+async def test_partition_that_goes_while_it_is_reset(autojump_clock: MockClock, world: World) -> None:
+    """A partition that starts anew for another reason while its reset is found out isn't touched by that."""
+    world.broker.produce(P0, [None] * 5)
+    async with world.consuming(Handling()) as pc:
+        await trio.sleep(2)
+        world.broker.errors["offset_range"].append(error(NO_ANSWER))
+        world.client.send_error(ClientError._AUTO_OFFSET_RESET, P0)
+        world.broker.delays["offset_range"] = 3.0
+        await trio.sleep(5)
+        await world.client.rebalance(lose=[P0], assign=[P0])
+        starts = len(world.client.calls.of("start"))
+        await trio.sleep(10)
+        assert len(world.client.calls.of("start")) == starts
+        assert of(pc, P0).phase == "active"
+        world.broker.delays["offset_range"] = 0.0

@@ -176,18 +176,22 @@ class Controller:
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Serve the client's events, and what is due, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._commit_regularly)
-            nursery.start_soon(self._watch_flow)
-            nursery.start_soon(self._every, WATCH_STALLS, self._watch_stalls)
-            nursery.start_soon(self._every, RETRY, self._rebalancer.retry)
-            nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
-            while self._has_client:
-                try:
-                    await self._serve_event()
-                except ParallelKafkaError as error:
-                    self._fail(error)
-                self._something_changed()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._commit_regularly)
+                nursery.start_soon(self._watch_flow)
+                nursery.start_soon(self._every, WATCH_STALLS, self._watch_stalls)
+                nursery.start_soon(self._every, RETRY, self._rebalancer.retry)
+                nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
+                while self._has_client:
+                    try:
+                        await self._serve_event()
+                    except ParallelKafkaError as error:
+                        self._fail(error)
+                    self._something_changed()
+        finally:
+            self._has_client = False  # or nobody hears it any more
+            self._something_changed()
 
     async def _serve_event(self) -> None:
         match await self._client.next_event():
@@ -199,8 +203,6 @@ class Controller:
                     event.taken()
             case Assigned() as event:
                 await self._rebalancer.assigned(event)
-                if self._is_stopping:
-                    self.stop()
             case Revoked() as event:
                 await self._rebalancer.revoked(event)
             case Lost() as event:
@@ -220,9 +222,8 @@ class Controller:
         self.pool.wake()
         for message in result.errors:
             await self._take_error(message)
-        for partition, offset in result.went_back.items():
-            assignment = self.member.assignments.get(partition)
-            if assignment is not None:
+        for assignment, offset in result.went_back.items():
+            if assignment.phase is Phase.ACTIVE:
                 await self._rebalancer.restart(assignment, offset)
 
     async def _take_error(self, message: Message) -> None:
@@ -321,6 +322,8 @@ class Controller:
         return None if self.failure is None else end_error(self.failure)
 
     def _something_started(self) -> None:
+        if self._is_stopping:
+            self.stop()
         self._started.unpark_all()
         self._something_changed()
 

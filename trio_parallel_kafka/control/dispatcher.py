@@ -26,12 +26,12 @@ class Dispatched:
     Attributes:
         touched: assignments that got records.
         errors: messages that are errors of the client.
-        went_back: partitions whose offsets start again, and at which offset.
+        went_back: assignments whose offsets start again, and at which offset.
     """
 
     touched: set[Assignment[Record]] = attrs.field(factory=set)
     errors: list[Message] = attrs.field(factory=list)
-    went_back: dict[TopicPartition, int] = attrs.field(factory=dict)
+    went_back: dict[Assignment[Record], int] = attrs.field(factory=dict)
 
 
 class Dispatcher:
@@ -78,7 +78,7 @@ class Dispatcher:
                 try:
                     self._deliver(assignment, wrap(message, assignment.assignment_epoch, now))
                 except OffsetWentBackError:
-                    result.went_back[assignment.partition] = message.offset()  # type: ignore[assignment]  # a record's
+                    result.went_back[assignment] = message.offset()  # type: ignore[assignment]  # a record's
                     del readable[assignment.partition]
         self._totals.received += len(messages) - not_records
         return result
