@@ -260,43 +260,74 @@ async def test_a_member_stops_while_the_group_rebalances(kafka: Cluster, protoco
     assert not findings.replayed
 
 
-async def test_a_member_leaves_in_the_middle_of_a_join(kafka: Cluster, tmp_path: Path) -> None:
-    """A cooperative member without partitions stops while the group waits for another: it doesn't stay on as a ghost.
+class Group:
+    """A group of named members that a frozen one holds up: whoever joins, all wait for it."""
 
-    The client itself, closed in that moment, tells the group nothing.
-    """
-    topic = topic_with(kafka, [], partitions=1)
-    fields = fields_for(kafka, topic, "cooperative-sticky")
-    recorder = Recorder()
+    def __init__(self, kafka: Cluster, partitions: int) -> None:
+        self.fields = fields_for(kafka, topic_with(kafka, [], partitions), "cooperative-sticky")
+        self._admin = kafka.admin
 
-    def named(name: str) -> dict[str, Any]:
+    def named(self, name: str, **fields: Any) -> dict[str, Any]:
         # Whoever doesn't say good-bye is a member for three minutes.
-        return {**fields, "kafka": {**fields["kafka"], "client.id": name, "session.timeout.ms": 180_000}}
+        kafka = {**self.fields["kafka"], "client.id": name, "session.timeout.ms": 180_000}
+        return {**self.fields, **fields, "kafka": kafka}
 
-    def group() -> tuple[ConsumerGroupState, set[str]]:
-        (described,) = kafka.admin.describe_consumer_groups([fields["group_id"]]).values()
+    def members(self) -> tuple[ConsumerGroupState, set[str]]:
+        (described,) = self._admin.describe_consumer_groups([self.fields["group_id"]]).values()
         try:
             found = described.result(30)
         except KafkaException:  # no such group yet, or its coordinator is just being found
             return ConsumerGroupState.UNKNOWN, set()
         return found.state, {each.client_id for each in found.members}
 
-    async def joined(*names: str) -> None:
-        await until(lambda: group() == (ConsumerGroupState.STABLE, set(names)))
+    async def wait_settled(self, *names: str) -> None:
+        await until(lambda: self.members() == (ConsumerGroupState.STABLE, set(names)))
+
+    async def wait_held_up(self, late: str) -> None:
+        await until(lambda: late in self.members()[1])
+        await trio.sleep(1)  # by then all others have asked to join again
+
+
+async def test_a_member_leaves_in_the_middle_of_a_join(kafka: Cluster, tmp_path: Path) -> None:
+    """A cooperative member without partitions stops while the group waits for another: it doesn't stay on as a ghost.
+
+    The client itself, closed in that moment, tells the group nothing.
+    """
+    group = Group(kafka, partitions=1)
+    recorder = Recorder()
 
     async def go_on_soon(process: subprocess.Popen[bytes]) -> None:
         await trio.sleep(1)
         process.send_signal(signal.SIGCONT)
 
-    with trio.fail_after(PATIENCE), member_process("slow", tmp_path / "log", work_ms=0, **named("slow")) as slow:
-        await joined("slow")
+    with trio.fail_after(PATIENCE), member_process("slow", tmp_path / "log", work_ms=0, **group.named("slow")) as slow:
+        await group.wait_settled("slow")
         async with trio.open_nursery() as nursery:
-            async with member("early", ConsumerConfig(**named("early")), recorder, trio.sleep):
-                await joined("slow", "early")
+            async with member("early", ConsumerConfig(**group.named("early")), recorder, trio.sleep):
+                await group.wait_settled("slow", "early")
                 slow.send_signal(signal.SIGSTOP)
-                await nursery.start(be_member, "late", ConsumerConfig(**named("late")), recorder, trio.sleep)
-                await until(lambda: "late" in group()[1])
-                await trio.sleep(1)  # by then "early" has asked to join again, and waits for the slow one
+                await nursery.start(be_member, "late", ConsumerConfig(**group.named("late")), recorder, trio.sleep)
+                await group.wait_held_up("late")
                 nursery.start_soon(go_on_soon, slow)
-            assert "early" not in group()[1]
+            assert "early" not in group.members()[1]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_member_leaves_a_group_that_is_held_up(
+    kafka: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member whose partitions aren't taken back in time, with all committed, ends with a warning, not an error."""
+    group = Group(kafka, partitions=2)
+    recorder = Recorder()
+    with trio.fail_after(PATIENCE), member_process("slow", tmp_path / "log", work_ms=0, **group.named("slow")) as slow:
+        async with trio.open_nursery() as nursery:
+            config = ConsumerConfig(**group.named("early", close_timeout=1.0))
+            async with member("early", config, recorder, trio.sleep) as early:
+                await group.wait_settled("slow", "early")
+                await until(lambda: len(partitions_of(early)) == 1)
+                slow.send_signal(signal.SIGSTOP)
+                await nursery.start(be_member, "late", ConsumerConfig(**group.named("late")), recorder, trio.sleep)
+                await group.wait_held_up("late")
+            assert "didn't take the partitions back" in caplog.text
+            slow.kill()
             nursery.cancel_scope.cancel()

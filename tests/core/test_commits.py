@@ -70,6 +70,7 @@ def test_clean_means_that_the_broker_holds_it(steps: list[Operation]) -> None:
     topic_id=st.sampled_from([None, TOPIC_ID]),
 )
 @example(position=0, gaps=[0] * 30, done={*range(1, 30, 2)}, halvings=7, topic_id=TOPIC_ID)
+@example(position=0, gaps=[3] * 60, done={*range(1, 60, 2)}, halvings=7, topic_id=None)  # a part of it fits
 @example(position=2**40, gaps=[0, 0], done={1}, halvings=12, topic_id=TOPIC_ID)
 def test_map_is_read_back_or_said_to_be_cut(
     position: int, gaps: list[int], done: set[int], halvings: int, topic_id: bytes | None

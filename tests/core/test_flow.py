@@ -50,6 +50,7 @@ def test_never_full_and_resumable_at_once(flow: FlowLimits, records: int, size: 
 @given(flow=limits, records=counts, size=sizes)
 @example(flow=FlowLimits(1000, 10**9), records=750, size=0)  # paused at 751, resumed at 750: a pause for each record
 @example(flow=FlowLimits(8, 10**9), records=6, size=0)
+@example(flow=FlowLimits(1000, 1000), records=1, size=900)
 def test_buffer_of_stuck_records_does_not_flap(flow: FlowLimits, records: int, size: int) -> None:
     """A resumed partition takes an eighth of its bound more, in records and in bytes, before it is paused again."""
     if flow.may_resume(records, size, runnable=0):
@@ -64,6 +65,12 @@ def test_resumes_only_when_half_is_left_to_run(flow: FlowLimits, records: int, s
     runnable = min(runnable, records)
     if runnable * 2 > flow.max_records or (size * runnable // max(records, 1)) * 2 > flow.max_bytes:
         assert not flow.may_resume(records, size, runnable)
+
+
+@pytest.mark.parametrize(("runnable", "resumes"), [(0, True), (1, True), (2, False)])
+def test_bytes_that_can_run_are_the_share_of_the_records_that_can_run(runnable: int, resumes: bool) -> None:
+    """Of 600 bytes in two records, one of them stuck, 300 count against half of the bound."""
+    assert FlowLimits(1000, 800).may_resume(2, 600, runnable) is resumes
 
 
 @given(flow=limits)

@@ -31,7 +31,7 @@ def complete_one(member: Member[Item]) -> None:
 
 
 def busy_member() -> tuple[Member[Item], Assignment[Item]]:
-    """Make a member with lanes ready, in hands and sealed, something to commit, and an acknowledged commit."""
+    """Make a member with lanes ready, in hands and sealed, paused, with a commit acknowledged and one to be made."""
     member = new_member()
     assignment = started(member, 5, ((7, 8),))
     member.ledger.inherit(assignment, 5, "")
@@ -39,6 +39,7 @@ def busy_member() -> tuple[Member[Item], Assignment[Item]]:
     complete_one(member)
     member.lanes.seal(taken(member))
     taken(member)
+    assignment.pause_reason = BUFFER_FULL
     member.assign(OTHER)
     return member, assignment
 
@@ -76,6 +77,7 @@ def test_ended_assignment_refuses_to_move(ends_after_revoke: bool) -> None:
     member.end(assignment)
     current = started(member, 5)
     fill(member, current, "ab")
+    member.acknowledge(member.pending_commits())
     before = state_of(member, assignment)
     for call in (member.begin_revoke, member.end, lambda each: member.start(each, 0)):
         with pytest.raises(TransitionError):
@@ -221,6 +223,8 @@ def test_bytes_alone_fill_a_partition() -> None:
         ("aaaab", "a", "", True),  # four are stuck behind one, one may run
         ("aaaab", "", "a", True),
         ("aabbc", "a", "b", True),
+        ("abcde", "", "", False),
+        ("abcde", "a", "", True),  # of five, four may run: half of the bound
     ],
 )
 def test_records_behind_a_stuck_one_do_not_count_as_runnable(full: str, hung: str, sealed: str, resumes: bool) -> None:

@@ -40,6 +40,17 @@ def held() -> Held:
     return Held(len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir())))
 
 
+async def assert_no_more_than(before: Held) -> None:
+    """Fail unless the process holds as much as before, or less, within a moment.
+
+    The moment is for the embedded broker, which ends its connections in its own time.
+    """
+    with trio.move_on_after(PATIENCE):
+        await until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
+    assert held().threads <= before.threads
+    assert held().files <= before.files
+
+
 def configured(broker: EmbeddedBroker, /, **fields: Any) -> ConsumerConfig:
     """A configuration for the topic ``orders`` that joins fast and commits often."""
     kafka = {**QUICK, **fields.pop("kafka", {})}

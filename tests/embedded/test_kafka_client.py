@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import trio
-from confluent_kafka import KafkaError as ClientError, KafkaException, TopicPartition as ClientPartition
+from confluent_kafka import KafkaError as ClientError, KafkaException, Message, TopicPartition as ClientPartition
 from embedded.kit import PATIENCE, configured, send
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
@@ -301,6 +301,20 @@ async def test_what_ended_the_client(embedded_broker: EmbeddedBroker) -> None:
         with pytest.raises(KafkaError, match="the Kafka client ended: in the thread") as caught:
             await client.connect()
         assert caught.value.__cause__ is error
+
+
+async def test_an_error_that_comes_as_a_message(embedded_broker: EmbeddedBroker) -> None:
+    """A fatal error, which the client reports but once and like a record, is seen during the start, too."""
+    fatal = Message(error=ClientError(ClientError._FATAL, "fenced for good"))
+    async with opened(embedded_broker) as client:
+
+        async def connect_again_and_again() -> None:
+            while True:
+                await client.connect()
+
+        client._thread.submit(lambda: client._thread._stash.append(fatal))
+        with pytest.raises(KafkaError, match="fatal error: fenced for good"):
+            await connect_again_and_again()
 
 
 async def test_a_call_that_fails(embedded_broker: EmbeddedBroker) -> None:

@@ -20,6 +20,7 @@ from embedded.kit import (
     QUICK,
     Handled,
     all_places,
+    assert_no_more_than,
     committed,
     configured,
     handle_all,
@@ -53,10 +54,7 @@ async def nothing_stays() -> AsyncIterator[None]:
     await trio.to_thread.run_sync(lambda: None)  # Trio keeps this thread for the next call
     before = held()
     yield
-    assert held().threads <= before.threads
-    with trio.move_on_after(PATIENCE):
-        await until(lambda: held().files <= before.files)  # the embedded broker ends its connections in its own time
-    assert held().files <= before.files
+    await assert_no_more_than(before)
 
 
 async def open_and_close(config: ConsumerConfig) -> None:

@@ -10,6 +10,8 @@ from trio.testing import MockClock
 
 from trio_parallel_kafka import Record
 from trio_parallel_kafka.control.client import Fetched
+from trio_parallel_kafka.control.controller import CHECK_TOPICS
+from trio_parallel_kafka.control.rebalance import SETTLE
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.offset_map import encode
 from trio_parallel_kafka.core.ranges import OffsetRanges
@@ -88,6 +90,14 @@ async def test_missing_acl_ends_the_consumer(autojump_clock: MockClock, world: W
     """An answer that trying again can't change ends the consumer with an error that says what is missing."""
     world.broker.errors["committed"].append(error(ClientError.GROUP_AUTHORIZATION_FAILED))
     with pytest.RaisesGroup(pytest.RaisesExc(AuthorizationError, match="READ on the consumer group")):
+        async with world.consuming(never):
+            await trio.sleep(5)
+
+
+async def test_missing_acl_in_a_retry_ends_the_consumer(autojump_clock: MockClock, world: World) -> None:
+    """The same when it comes out only at a later try."""
+    world.broker.errors["committed"] += [error(NO_ANSWER), error(ClientError.GROUP_AUTHORIZATION_FAILED)]
+    with pytest.RaisesGroup(AuthorizationError):
         async with world.consuming(never):
             await trio.sleep(5)
 
@@ -458,3 +468,27 @@ async def test_partition_that_goes_while_it_is_reset(autojump_clock: MockClock, 
         assert len(world.client.calls.of("start")) == starts
         assert of(pc, P0).phase == "active"
         world.broker.delays["offset_range"] = 0.0
+
+
+async def test_partition_that_starts_anew_while_its_going_back_is_dealt_with(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """Of two reasons to start a partition anew, the first counts, if the second is dealt with later."""
+    for partition in (P0, P1):
+        world.broker.produce(partition, [None] * 5)
+    handle = Handling(stubborn={0})
+    async with world.consuming(handle) as pc:
+        await trio.sleep(CHECK_TOPICS - SETTLE / 2)
+        assert (of(pc, P0).position, of(pc, P1).position) == (0, 0)
+        world.client.rewind(P0, 1)
+        world.client.rewind(P1, 1)
+        await trio.sleep(SETTLE / 10)
+        phases = {of(pc, P0).phase, of(pc, P1).phase}
+        assert phases == {"starting", "active"}  # the first waits for its handler, the second for the first
+        world.broker.topic_ids["orders"] = b"anew".ljust(16)
+        await trio.sleep(SETTLE * 4)
+        epochs = of(pc, P0).assignment_epoch, of(pc, P1).assignment_epoch
+        assert sorted(epochs) == [3, 4]
+        handle.let_go()
+        await trio.sleep(5)
+        assert (of(pc, P0).position, of(pc, P1).position) == (5, 5)

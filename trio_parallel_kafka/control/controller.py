@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final
+from typing import Final, assert_never
 
 import trio
 from confluent_kafka import KafkaError as ClientError, Message
@@ -212,6 +212,8 @@ class Controller:
             case Failed(error):
                 self._has_client = False
                 self._fail(error)
+            case unknown:
+                assert_never(unknown)
 
     async def _take(self, event: Fetched) -> None:
         self.pool.now = trio.current_time()

@@ -211,9 +211,9 @@ class PollThread:
                 self._poll_around()
             return 0.0
         began = time.perf_counter()
-        messages, self._stash = self._stash, []
-        message = self._consumer.poll(0 if messages else self._poll_timeout)
+        message = self._consumer.poll(0 if self._stash else self._poll_timeout)
         waited = min(time.perf_counter() - began, self._poll_timeout)
+        messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
             room = max(0, self._settings.batch_size - 1 - len(messages))
             messages += [message, *self._consumer.consume(room, 0)]
