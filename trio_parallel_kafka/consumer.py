@@ -59,7 +59,8 @@ class ParallelConsumer:
         """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
 
         However it ends, what completed is committed and the partitions are let go before it returns or raises.
-        With ``nursery.start`` it is ready once a partition is assigned and its position is known.
+        With ``nursery.start`` it is ready once a partition is assigned and its position is known, or once it is
+        stopped before that.
 
         Args:
             handler: an async function of one :class:`Record`. Its return completes the record; nothing else does.
@@ -152,8 +153,10 @@ class ParallelConsumer:
     async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             await self._controller.wait_until_assigned()
-        except (KafkaError, ConsumerClosedError):
+        except KafkaError:
             return  # run() raises it
+        except ConsumerClosedError:
+            pass  # stopped before: run() is about to return, and whoever waits for its start has to be told
         task_status.started()
 
     async def _leave(self, problems: list[KafkaError]) -> None:
@@ -161,7 +164,13 @@ class ParallelConsumer:
         try:
             with trio.move_on_after(self._config.close_timeout, shield=True) as bound:
                 await self._controller.leave()
-            if bound.cancelled_caught:
+            if bound.cancelled_caught and not self._controller.member.pending_commits():
+                logger.warning(
+                    "all is committed, but the partitions weren't taken back within %.1f s (close_timeout): another "
+                    "member holds up a rebalance, or the broker is down",
+                    self._config.close_timeout,
+                )
+            elif bound.cancelled_caught:
                 message = (
                     f"the last commit wasn't acknowledged within {self._config.close_timeout} s (close_timeout); is "
                     "the broker down? What it would have said will be replayed"

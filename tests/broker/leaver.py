@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,9 @@ async def stop_on_sigterm(pc: ParallelConsumer) -> None:
 def open_files() -> Counter[str]:
     """What this process has open, by kind: sockets, pipes, anonymous inodes, or a file's name."""
     kinds: Counter[str] = Counter()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            kinds[os.readlink(f"/proc/self/fd/{name}").partition(":")[0]] += 1
-        except FileNotFoundError:
-            continue  # it was the listing's own
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            kinds[str(entry.readlink()).partition(":")[0]] += 1
     return kinds
 
 
@@ -140,7 +139,7 @@ async def main(how: str, config: ConsumerConfig) -> None:
     began = time.monotonic()
     try:
         await (leaver.run_alone() if how == "alone" else leaver.run())
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - it is what is looked at
         raised = exceptions_in(error)
     leaves = [error for error in raised if not isinstance(error, BaseExceptionGroup)]
     say(

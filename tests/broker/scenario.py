@@ -38,7 +38,9 @@ class Notes:
 
     async def __call__(self, record: Record) -> None:
         self.started.append(record)
-        await (trio.sleep_forever() if self._hangs(record) else self._work())
+        if self._hangs(record):
+            await trio.sleep_forever()
+        await self._work()
         self.done.append(record)
 
     async def wait_done(self, count: int) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -183,7 +180,8 @@ async def test_transaction_markers(kafka: Cluster, isolation: str) -> None:
     topic = topic_with(kafka, [], partitions=3)
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic, "log_level": 0})
     producer.init_transactions(30)
-    kept, aborted = [], []
+    kept: list[int] = []
+    aborted: list[int] = []
 
     def transact(numbers: range, partition: int, *, commit: bool) -> None:
         producer.begin_transaction()
@@ -257,8 +255,8 @@ async def test_moving_over_from_other_consumers(kafka: Cluster, caplog: pytest.L
         skipped = {offset for first, last in above for offset in range(first, last + 1)}
         expected[n] = sorted(set(range(committed, ends[n])) - (set() if n in uncertain else skipped))
     found = await handled(config, sum(map(len, expected.values())))
-    for n in expected:
-        assert sorted(record.offset for record in found if record.partition == n) == expected[n], (n, kinds[n])
+    for n, offsets in expected.items():
+        assert sorted(record.offset for record in found if record.partition == n) == offsets, (n, kinds[n])
     warned = {n for n in range(len(maps)) if f"{topic}[{n}] at offset {maps[n][0]}: commit metadata" in caplog.text}
     assert warned == set(uncertain)
     assert committed_offsets(kafka, config) == dict(enumerate(ends))
@@ -281,15 +279,24 @@ def recreate(kafka: Cluster, topic: str, records: list[NewRecord]) -> None:
 
 
 @pytest.mark.parametrize("count", [5, 30], ids=["shorter", "longer"])
-async def test_topic_made_again_while_down(kafka: Cluster, count: int, caplog: pytest.LogCaptureFixture) -> None:
-    """A topic that was deleted and made again while the group was down is read from its start."""
+@pytest.mark.parametrize("restored", [False, True], ids=["offsets gone", "offsets restored"])
+async def test_topic_made_again_while_down(
+    kafka: Cluster, count: int, restored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A topic that was deleted and made again while the group was down is read from its start.
+
+    The broker forgets a deleted topic's offsets. A tool that has saved them may put them back.
+    """
     topic = topic_with(kafka, numbered(0, 10))
     config = configured(kafka, topic)
     assert len(await handled(config, 10)) == 10
+    saved = kafka.committed(config.group_id, topic)
     recreate(kafka, topic, numbered(100, 100 + count))
-    # A broker forgets a deleted topic's offsets; a restored backup, or a tool, wouldn't.
+    if restored:
+        kafka.commit(config.group_id, topic, saved)
     assert values(await handled(config, count)) == list(range(100, 100 + count))
     assert committed_offsets(kafka, config) == {0: count}
+    assert (f"{topic}[0]: the committed offset 10 is of a topic that was deleted" in caplog.text) == restored
 
 
 @pytest.mark.usefixtures("impatient")

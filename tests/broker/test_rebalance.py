@@ -297,7 +297,7 @@ async def test_a_member_leaves_in_the_middle_of_a_join(kafka: Cluster, tmp_path:
     recorder = Recorder()
 
     async def go_on_soon(process: subprocess.Popen[bytes]) -> None:
-        await trio.sleep(1)
+        await trio.sleep(0.5)
         process.send_signal(signal.SIGCONT)
 
     with trio.fail_after(PATIENCE), member_process("slow", tmp_path / "log", work_ms=0, **group.named("slow")) as slow:
@@ -319,15 +319,21 @@ async def test_a_member_leaves_a_group_that_is_held_up(
     """A member whose partitions aren't taken back in time, with all committed, ends with a warning, not an error."""
     group = Group(kafka, partitions=2)
     recorder = Recorder()
+    warning = "weren't taken back"
+
+    async def go_on_after_warning(process: subprocess.Popen[bytes]) -> None:
+        await until(lambda: warning in caplog.text)
+        process.send_signal(signal.SIGCONT)
+
     with trio.fail_after(PATIENCE), member_process("slow", tmp_path / "log", work_ms=0, **group.named("slow")) as slow:
         async with trio.open_nursery() as nursery:
-            config = ConsumerConfig(**group.named("early", close_timeout=1.0))
+            config = ConsumerConfig(**group.named("early", close_timeout=2.0))
             async with member("early", config, recorder, trio.sleep) as early:
                 await group.wait_settled("slow", "early")
                 await until(lambda: len(partitions_of(early)) == 1)
                 slow.send_signal(signal.SIGSTOP)
                 await nursery.start(be_member, "late", ConsumerConfig(**group.named("late")), recorder, trio.sleep)
                 await group.wait_held_up("late")
-            assert "didn't take the partitions back" in caplog.text
-            slow.kill()
+                nursery.start_soon(go_on_after_warning, slow)
+            assert warning in caplog.text
             nursery.cancel_scope.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ import trio
 from broker.cluster import Cluster, NewRecord
 from broker.kafka_server import StartKafka
 from broker.scenario import (
-    AT_ONCE,
     PATIENCE,
     Notes,
     committed_offsets,
@@ -74,7 +74,9 @@ async def test_only_what_failed_comes_again(kafka: Cluster) -> None:
 
     for run in (1, 2):
         with (
-            pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="2"), pytest.RaisesExc(ValueError, match="4")) as info,
+            pytest.RaisesGroup(
+                pytest.RaisesExc(ValueError, match="2"), pytest.RaisesExc(ValueError, match="4")
+            ) as info,
             trio.fail_after(PATIENCE),
         ):
             async with parallel_consumer(config) as pc:
@@ -152,7 +154,11 @@ async def test_full_buffer(kafka: Cluster, caplog: pytest.LogCaptureFixture) -> 
         assert 100 < full.buffered_records <= 200
         await trio.sleep(8)
         still = pc.statistics().partitions[0]
-        assert (still.paused, still.buffered_records, still.assignment_epoch) == ("buffer full", full.buffered_records, 1)
+        assert (still.paused, still.buffered_records, still.assignment_epoch) == (
+            "buffer full",
+            full.buffered_records,
+            1,
+        )
         assert still.in_flight == len(notes.started) == 50
         may_go_on.set()
         await notes.wait_done(5_000)
@@ -185,7 +191,7 @@ async def test_no_partition_starves(kafka: Cluster) -> None:
     """Of five partitions that are full from the start each has had its share when half is done."""
     records = (NewRecord(b"%d" % n, b"%d" % n, partition) for partition in range(5) for n in range(2_000))
     config = configured(kafka, topic_with(kafka, records, partitions=5), max_concurrency=10)
-    notes = Notes(work=lambda: trio.sleep(0.002))
+    notes = Notes(work=partial(trio.sleep, 0.002))
     async with running(config, notes):
         await notes.wait_done(5_000)
         shares = Counter(record.partition for record in notes.done)
@@ -289,9 +295,7 @@ def _overlaps(key: Any, log: list[tuple[str, Any, int]]) -> bool:
 @pytest.mark.parametrize("ordering", ["key", "partition", "unordered", "by header"])
 async def test_orderings(kafka: Cluster, ordering: str) -> None:
     """What the ordering joins runs one after another, by offset; everything else runs at once."""
-    records = [
-        NewRecord(b"k%d" % (n % 5), b"%d" % n, n % 2, [("customer", b"c%d" % (n % 3))]) for n in range(600)
-    ]
+    records = [NewRecord(b"k%d" % (n % 5), b"%d" % n, n % 2, [("customer", b"c%d" % (n % 3))]) for n in range(600)]
     fields: dict[str, Any] = {"ordering": ordering}
     if ordering == "by header":
         fields = {"key_of": lambda record: dict(record.headers)["customer"]}

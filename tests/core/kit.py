@@ -102,7 +102,7 @@ def state_of_lane(lane: Lane[Any]) -> tuple[object, ...]:
     """A lane's whole state, as a value."""
     buffer = lane.buffer
     behind = tuple(buffer.items) if isinstance(buffer, WatchedBuffer) else ()
-    return lane.key, lane.head, lane.waiting, behind, lane.is_sealed
+    return lane.key, lane.head, lane.waiting, behind, lane in lane.group.sealed
 
 
 def state_of_group(group: LaneGroup[Any]) -> tuple[object, ...]:

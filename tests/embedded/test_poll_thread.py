@@ -46,6 +46,10 @@ def refused(code: int) -> KafkaException:
     return KafkaException(ClientError(code, "refused"))
 
 
+class Unusual(BaseException):
+    """Like KeyboardInterrupt."""
+
+
 class StandIn:
     """A ``confluent_kafka.Consumer`` that does nothing but keep account.
 
@@ -67,7 +71,7 @@ class StandIn:
     def poll(self, timeout: float) -> Message | None:
         self.timeouts.append(timeout)
         if not self.incoming:
-            time.sleep(min(timeout, 0.001))
+            time.sleep(timeout)
             return None
         found = self.incoming.popleft()
         if isinstance(found, Message):
@@ -334,10 +338,10 @@ def test_a_callback_never_raises(monkeypatch: pytest.MonkeyPatch, kind: str) -> 
 
 
 def test_an_acknowledgement_never_raises() -> None:
-    """The same for a commit's acknowledgement; KeyboardInterrupt isn't swallowed either."""
+    """The same for a commit's acknowledgement, whatever kind of exception it is."""
     rig = Rig()
     rig.assign({A: (0, 1)})
-    error = KeyboardInterrupt()
+    error = Unusual()
 
     def fail(_results: CommitResults) -> None:
         raise error
@@ -459,7 +463,7 @@ def test_revoked_while_the_loop_is_blocked(caplog: pytest.LogCaptureFixture) -> 
     rig.rebalance("on_revoke", A, B)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert "didn't answer a revoke of orders[0], orders[1] within 0.0 s" in record.getMessage()
+    assert "a revoke of orders[0], orders[1] wasn't answered within 0.0 s" in record.getMessage()
     (asked,) = [event for event in rig.posted if isinstance(event, Revoked)]
     asked.reply()
     rig.thread._serve_jobs()
@@ -877,12 +881,9 @@ def test_waiting_is_no_hop() -> None:
     thread = threading.Thread(target=rig.thread.run)
     rig.thread.submit(lambda: time.sleep(0.2))
     thread.start()
-    polled = threading.Event()
-    rig.thread.submit(polled.set)
-    assert polled.wait(30)
-    while len(rig.thread._hops) < 3:
+    while len(rig.thread._hops) < 10:
         time.sleep(0.001)
     rig.thread.submit(rig.thread.stop)
     thread.join(30)
     assert rig.thread.statistics().hop_max >= 0.2
-    assert min(rig.thread._hops) < 0.05
+    assert min(rig.thread._hops) < poll_thread.POLL_TIMEOUT / 2

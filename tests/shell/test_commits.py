@@ -100,6 +100,18 @@ async def test_one_interval_commit_is_outstanding_at_most(autojump_clock: MockCl
         assert world.committed(P0) == 8
 
 
+async def test_last_commit_waits_for_the_outstanding_one(autojump_clock: MockClock, world: World) -> None:
+    """What an outstanding interval commit says already isn't sent again by the last one."""
+    async with world.consuming(Handling()):
+        await trio.sleep(3)
+        count = len(world.client.calls.of("commit"))
+        world.broker.delays["commit"] = 5.0
+        world.broker.produce(P0, ["a"])
+        await trio.sleep(2)
+    assert len(world.client.calls.of("commit")) == count + 1
+    assert world.committed(P0) == 1
+
+
 async def test_commit_without_an_answer_is_visible(autojump_clock: MockClock, world: World) -> None:
     """While a commit isn't answered, statistics show how far the committed offset is behind the position."""
     async with world.consuming(Handling()) as pc:

@@ -203,6 +203,16 @@ async def test_failed_lane_is_sealed_while_others_drain(autojump_clock: MockCloc
     assert world.committed(P0) == 0
 
 
+async def test_nothing_starts_behind_a_failure(autojump_clock: MockClock, world: World) -> None:
+    """A worker whose handler failed takes no other lane."""
+    world.broker.produce(P0, ["a", "b", "c"])
+    handle = Handling(bad={0})
+    with pytest.RaisesGroup(pytest.RaisesGroup(HandlerError)):
+        async with world.consuming(handle, max_concurrency=1):
+            await trio.sleep(math.inf)
+    assert handle.started == [(0, 0)]
+
+
 async def test_several_failures_leave_together(autojump_clock: MockClock, world: World) -> None:
     """Handlers that fail while the first failure drains are in the same group."""
     world.broker.produce(P0, ["a", "b"])
@@ -468,7 +478,7 @@ async def test_last_commit_that_never_is_answered(autojump_clock: MockClock, wor
                 world.broker.produce(P0, ["b"])
                 await pc.run(Handling())
     assert trio.current_time() < 16
-    assert not any("CommitError" in note for note in getattr(caught.value, "__notes__", []))
+    assert getattr(caught.value, "__notes__", []) == []  # the client closed in time: nothing was tried once more
 
 
 async def test_last_commit_that_fails_is_a_note_on_the_body_error(autojump_clock: MockClock, world: World) -> None:
@@ -513,6 +523,19 @@ async def test_client_that_does_not_close_in_time(autojump_clock: MockClock, wor
         async with parallel_consumer(world.config(close_timeout=3.0)):
             raise BodyError
     assert caught.value.__notes__ == ["while leaving, CloseTimeoutError: the fake client didn't close in time"]
+
+
+async def test_group_that_does_not_take_its_partitions_back(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If all is committed, but the partitions aren't let go in time, that is no failed commit."""
+    world.broker.delays["committed"] = math.inf
+    with pytest.raises(CloseTimeoutError) as caught:  # noqa: PT012 - the block's end raises
+        async with parallel_consumer(world.config(close_timeout=3.0)):
+            await trio.sleep(2)
+            assert world.client.calls.of("committed")
+    assert getattr(caught.value, "__notes__", []) == []
+    assert "all is committed, but the partitions weren't taken back" in caplog.text
 
 
 # The client's end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
-from shell.kit import P0, P1, Handling, World, of
+from confluent_kafka import KafkaError as ClientError
+from shell.kit import P0, P1, Handling, World, error, of
 from trio.testing import MockClock
 
 from trio_parallel_kafka import ParallelConsumer
@@ -53,12 +55,12 @@ async def test_only_the_partition_over_its_bound_pauses(autojump_clock: MockCloc
 
 async def test_hung_key_does_not_freeze_its_partition(autojump_clock: MockClock, world: World) -> None:
     """What waits behind a hung record doesn't count as runnable: the partition's other keys go on."""
-    world.broker.produce(P0, ["hot"] * 20 + [f"k{n}" for n in range(500)])
+    world.broker.produce(P0, ["hot"] * 24 + [f"k{n}" for n in range(500)])
     handle = Handling(held={0})
     async with world.consuming(handle, max_buffered_records=40) as pc:
         await trio.sleep(30)
         assert len(handle.offsets(P0)) == 500
-        assert of(pc, P0).buffered_records == 20
+        assert of(pc, P0).buffered_records == 24
         assert not world.client.paused
         handle.let_go()
 
@@ -89,8 +91,9 @@ async def test_bound_in_bytes_pauses(autojump_clock: MockClock, world: World) ->
         assert of(pc, P0).buffered_bytes == 0
 
 
+@pytest.mark.parametrize("failures", [0, 2])
 async def test_pause_survives_a_restart_of_reading_only_where_it_is_due(
-    autojump_clock: MockClock, world: World
+    autojump_clock: MockClock, world: World, failures: int
 ) -> None:
     """A full partition whose log lost what is next stays paused when its reading goes on elsewhere."""
     world.broker.produce(P0, ["hot"] * 36)
@@ -98,11 +101,13 @@ async def test_pause_survives_a_restart_of_reading_only_where_it_is_due(
     async with world.consuming(handle, max_buffered_records=40) as pc:
         await trio.sleep(3)
         assert of(pc, P0).paused == "buffer full"
+        world.broker.errors["offset_range"] += [error(ClientError.REQUEST_TIMED_OUT)] * failures
         world.client.paused.clear()  # as if the error had been on its way
         world.broker.produce(P0, ["hot"] * 100, at=1000)
         world.broker.truncate(P0, first=1000)
         world.client.calls.notify()
         await trio.sleep(3)
+        await trio.sleep(failures)
         assert of(pc, P0).next_offset == 1000
         assert of(pc, P0).paused == "buffer full"
         assert world.client.paused == {P0}

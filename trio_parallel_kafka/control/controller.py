@@ -119,7 +119,7 @@ class Controller:
             await self._changed.park()
 
     def stop(self) -> None:
-        """Fetch no more, and start nothing that is fetched from now on."""
+        """Fetch no more, and start nothing that is fetched from now on; also after a handler's failure."""
         self._is_stopping = True
         for assignment in self.member.assignments:
             assignment.pause_reason = STOPPING
@@ -242,13 +242,15 @@ class Controller:
         elif assignment is not None and assignment.phase is Phase.ACTIVE:
             await self._rebalancer.reset(assignment)
 
-    # What has to be done now and then
+    # What has to be done now and then. Ctrl-C is for the main task: here it would cost the last commit.
 
+    @trio.lowlevel.enable_ki_protection
     async def _every(self, period: float, duty: Callable[[], Awaitable[None]]) -> None:
         while True:
             await trio.sleep(period)
             await self._do(duty)
 
+    @trio.lowlevel.enable_ki_protection
     async def _commit_regularly(self) -> None:
         while True:
             with trio.move_on_after(self._config.commit_interval):
@@ -263,6 +265,7 @@ class Controller:
         except ParallelKafkaError as error:
             logger.warning("%s", error)
 
+    @trio.lowlevel.enable_ki_protection
     async def _watch_flow(self) -> None:
         while True:
             await trio.sleep(TICK)
@@ -302,7 +305,7 @@ class Controller:
         logger.error("the handler of %r failed: %s", record, type(error).__name__)
         self.handler_errors.append(error)
         self.pool.halt()
-        self._something_changed()
+        self.stop()
 
     def _note_trouble(self, error: ClientError, partition: TopicPartition | None = None) -> None:
         final = final_error(error, partition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
@@ -55,6 +56,7 @@ class Dispatcher:
         self._totals: Final = totals
         self._on_failure: Final = on_failure
         self._lane_key: Final = _lane_key(config)
+        self._has_failed = False
 
     def dispatch(
         self, messages: Sequence[Message], tenures: Mapping[TopicPartition, int | None], now: float
@@ -86,10 +88,11 @@ class Dispatcher:
     def _deliver(self, assignment: Assignment[Record], record: Record) -> None:
         try:
             key = self._lane_key(record)
-            hash(key)
+            assignment.lanes.by_key.get(key)  # hashes and compares it, as the lanes will
         except Exception as error:  # noqa: BLE001 - the user's function: a failure of this record
             is_new = assignment.seen(record)
-            if is_new:
+            if is_new and not self._has_failed:  # what fails once may fail on all records of the batch
+                self._has_failed = True
                 self._on_failure(record, error)
         else:
             is_new = self._member.deliver(assignment, key, record)
@@ -112,8 +115,22 @@ def _lane_key(config: ConsumerConfig) -> Callable[[Record], Hashable | None]:
             return lambda _record: None
         case Ordering.PARTITION:
             return lambda _record: WHOLE_PARTITION
-    return config.key_of or _key
+    return _key if config.key_of is None else _plain(config.key_of)
 
 
 def _key(record: Record) -> bytes | None:
     return record.key
+
+
+def _plain(key_of: Callable[[Record], Hashable | None]) -> Callable[[Record], Hashable | None]:
+    """Refuse the coroutines of a lambda around an async function: each is a key of its own, so nothing had an order."""
+
+    def key(record: Record) -> Hashable | None:
+        found = key_of(record)
+        if inspect.iscoroutine(found):
+            found.close()
+            message = "key_of returned a coroutine; give a plain function"
+            raise TypeError(message)
+        return found
+
+    return key

@@ -91,7 +91,7 @@ class KafkaClient:
                 revoke_timeout=config.revoke_grace + config.close_timeout,
                 assign_timeout=config.connect_timeout,
                 # Under the new protocol a member keeps its name, and nothing holds its leaving up.
-                leave_timeout=0 if uses_consumer_protocol(config.kafka) else config.close_timeout / 2,
+                leave_timeout=0 if uses_consumer_protocol(config.kafka) else config.close_timeout / 4,
                 max_poll_interval=max_poll_interval,
             ),
             self._post,

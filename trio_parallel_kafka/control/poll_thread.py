@@ -341,8 +341,8 @@ class PollThread:
             revoked = _plain(partitions)
             if self._ask(_revoked(revoked), self._settings.revoke_timeout) is None and not self._is_closing:
                 logger.error(
-                    "the Trio loop didn't answer a revoke of %s within %.1f s: let go without a commit, "
-                    "what was completed will be replayed",
+                    "a revoke of %s wasn't answered within %.1f s (revoke_grace + close_timeout): the Trio loop is "
+                    "blocked, or the broker doesn't answer the commit; what isn't committed will be replayed",
                     ", ".join(map(str, revoked)),
                     self._settings.revoke_timeout,
                 )

@@ -39,10 +39,9 @@ class Lane(Generic[T]):
         head: the record to be handled, or being handled.
         waiting: how many records wait behind the head.
         since: when the head was taken by a worker, in the clock of whoever took it.
-        is_sealed: nothing of this lane is started any more.
     """
 
-    __slots__ = ("buffer", "group", "head", "is_sealed", "key", "since", "waiting")
+    __slots__ = ("buffer", "group", "head", "key", "since", "waiting")
 
     def __init__(self, group: LaneGroup[T], key: Hashable | None, head: T) -> None:
         self.group: LaneGroup[T] = group
@@ -50,7 +49,6 @@ class Lane(Generic[T]):
         self.head: T = head
         self.waiting: int = 0
         self.since: float = 0.0
-        self.is_sealed: bool = False
         self.buffer: Buffer[T] | None = None
 
 
@@ -137,7 +135,6 @@ class LaneScheduler(Generic[T]):
 
     def seal(self, lane: Lane[T]) -> None:
         """Nothing of this lane is to be started any more; what is offered to it only waits."""
-        lane.is_sealed = True
         if not lane.group.is_closed:
             lane.group.sealed.append(lane)
 

@@ -232,5 +232,4 @@ class WorkerPool:
     def _abandon(self, lane: Lane[Record]) -> None:
         """The handler was cancelled with its assignment: the record stays incomplete, and nothing overtakes it."""
         self.abandoned += 1
-        if not lane.group.is_closed:
-            self._scheduler.seal(lane)
+        self._scheduler.seal(lane)
