@@ -164,7 +164,7 @@ class ParallelConsumer:
         try:
             with trio.move_on_after(self._config.close_timeout, shield=True) as bound:
                 await self._controller.leave()
-            if bound.cancelled_caught and not self._controller.member.pending_commits():
+            if bound.cancelled_caught and self._controller.has_committed_all:
                 logger.warning(
                     "all is committed, but the partitions weren't taken back within %.1f s (close_timeout): another "
                     "member holds up a rebalance, or the broker is down",

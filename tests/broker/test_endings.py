@@ -192,7 +192,8 @@ async def test_broker_gone_before_leaving(private_kafka: StartKafka, outage: str
     # Half a minute on top, for a machine that is busy.
     assert seconds < SHUTDOWN_TIMEOUT + 2 * CLOSE_TIMEOUT + 30
     said = " ".join([*report["raised"], *report["messages"], *report["notes"]])
-    assert "the last commit wasn't acknowledged within 3.0 s (close_timeout)" in said
+    assert "the last commit" in said  # wasn't acknowledged, or was refused, after the session had timed out
+    assert "CommitError" in said
     assert ("RuntimeError" in report["raised"]) == (how == "body error")
     assert report["tasks"] == 0
     if left:

@@ -75,7 +75,7 @@ async def test_only_what_failed_comes_again(kafka: Cluster) -> None:
     for run in (1, 2):
         with (
             pytest.RaisesGroup(
-                pytest.RaisesExc(ValueError, match="2"), pytest.RaisesExc(ValueError, match="4")
+                pytest.RaisesExc(ValueError, match="b'2'"), pytest.RaisesExc(ValueError, match="b'4'")
             ) as info,
             trio.fail_after(PATIENCE),
         ):

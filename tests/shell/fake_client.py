@@ -130,8 +130,8 @@ class FakeClient:
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self.calls.tell("pause", partitions, lambda: self.paused.update(self.owned.keys() & set(partitions)))
 
-    def resume(self, partitions: Collection[TopicPartition]) -> None:
-        self.calls.tell("resume", partitions, lambda: self.paused.difference_update(partitions))
+    def resume(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        self.calls.tell("resume", next_offsets, lambda: self._resumed(next_offsets))
 
     def hurry(self) -> None:
         self.calls.tell("hurry", None, lambda: None)
@@ -248,6 +248,12 @@ class FakeClient:
     def _taken(self) -> None:
         self._is_batch_out = False
 
+    def _resumed(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        was_all_paused = self.paused == self.owned.keys()
+        self.paused.difference_update(next_offsets)
+        if was_all_paused and not self._is_batch_out:
+            self.positions.update((each, offset) for each, offset in next_offsets.items() if each in self.owned)
+
     def _subscribed(self) -> None:
         self._is_subscribed = True
         self._callbacks.append(lambda: self._on_assign(self.broker.share))
@@ -260,7 +266,7 @@ class FakeClient:
         if partition in self.owned:
             self.owned[partition] = at.assignment_epoch
             self.positions[partition] = at.offset
-            self.paused.discard(partition)
+            (self.paused.add if at.is_paused else self.paused.discard)(partition)
             self._told_end.pop(partition, None)
 
     async def _on_assign(self, partitions: Sequence[TopicPartition]) -> None:

@@ -15,10 +15,17 @@ from shell.fake_client import FakeClient, open_fake_client
 
 from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, Record, parallel_consumer
 from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.offset_map import encode
+from trio_parallel_kafka.core.ranges import OffsetRanges
 from trio_parallel_kafka.statistics import PartitionStatistics
 
 P0 = TopicPartition("orders", 0)
 P1 = TopicPartition("orders", 1)
+
+NO_ANSWER = ClientError.REQUEST_TIMED_OUT
+
+NEVER = 1000.0
+"""A commit interval that doesn't come: what is committed is committed by the event under test."""
 
 Place = tuple[int, int]
 """A record's partition and offset."""
@@ -71,6 +78,23 @@ class World:
 def of(pc: ParallelConsumer, partition: TopicPartition) -> PartitionStatistics:
     """What the statistics say about a partition."""
     return next(each for each in pc.statistics().partitions if (each.topic, each.partition) == partition)
+
+
+def commit(
+    world: World,
+    partition: TopicPartition,
+    offset: int,
+    completed: OffsetRanges = (),
+    topic_id: bytes | None = None,
+) -> None:
+    """The group has committed this before."""
+    world.broker.group[partition] = (offset, encode(offset, completed, topic_id=topic_id).text)
+
+
+async def later(seconds: float, do: Callable[[], object]) -> None:
+    """Do something in a while."""
+    await trio.sleep(seconds)
+    do()
 
 
 async def settle() -> None:
@@ -148,6 +172,10 @@ class Handling:
 
 
 class HandlerError(Exception):
+    pass
+
+
+class BodyError(Exception):
     pass
 
 

@@ -85,8 +85,10 @@ class Interrupter(logging.Handler):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_interrupt_while_the_control_plane_is_at_work(world: World) -> None:
+def test_interrupt_while_the_control_plane_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C that strikes in the control plane's own code ended it, and what completed wasn't committed."""
+    world = World()
+    monkeypatch.setattr("trio_parallel_kafka.consumer.open_kafka_client", world.open_client)
     world.broker.produce(P0, ["a", "b"])
 
     async def main() -> None:

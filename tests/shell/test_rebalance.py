@@ -7,14 +7,11 @@ import math
 import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError
-from shell.kit import P0, P1, Handling, World, error, of, settle
+from shell.kit import NEVER, P0, P1, Handling, World, error, of, settle
 from trio.testing import MockClock
 
 from trio_parallel_kafka.control.rebalance import SETTLE
 from trio_parallel_kafka.core.metadata import read_metadata
-
-NEVER = 1000.0
-"""A commit interval that doesn't come: what is committed is committed by the event under test."""
 
 
 async def test_revoked_partition_gets_grace_then_is_cancelled_and_committed(

@@ -124,7 +124,7 @@ def _raise(_record: Record) -> Hashable:
 async def test_key_of_that_fails_is_a_failure_of_its_record(
     autojump_clock: MockClock, world: World, key_of: object
 ) -> None:
-    """What ``key_of`` raises, or an answer that can't be hashed, leaves as the handler's failure of the first record."""
+    """What ``key_of`` raises, or an answer that can't be hashed, leaves as a failure of the first record."""
     world.broker.produce(P0, ["a", "b"])
     handle = Handling()
     either = pytest.RaisesExc(check=lambda error: isinstance(error, HandlerError | TypeError))

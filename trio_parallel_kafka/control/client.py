@@ -19,10 +19,11 @@ from trio_parallel_kafka.statistics import PollStatistics
 
 @attrs.frozen
 class StartAt:
-    """Where reading of an assigned partition begins, and in which tenure."""
+    """Where reading of an assigned partition begins, in which tenure, and whether it has to wait for a resume."""
 
     offset: int
     assignment_epoch: int
+    is_paused: bool = False
 
 
 @attrs.frozen(eq=False)

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError as ClientError
 from trio_parallel_kafka.control.client import Client
 from trio_parallel_kafka.control.failures import final_error
 from trio_parallel_kafka.control.totals import ControlTotals
-from trio_parallel_kafka.core.assignments import Assignment
+from trio_parallel_kafka.core.assignments import Assignment, TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.errors import CommitError
@@ -59,6 +59,9 @@ class Committer:
         self._totals: Final = totals
         self._sending: Final = trio.Lock()
         self._is_over = False
+        self._taken: Final[dict[TopicPartition, CommitEntry]] = {}
+        self.has_committed_all = False
+        """Whether the broker has acknowledged the last commit of everything that was owned then."""
 
     async def commit_changes(self) -> None:
         """Commit what changed, if anything. What fails is made up for by the next."""
@@ -80,48 +83,64 @@ class Committer:
             if not entries:
                 return
             errors = await self._send(entries)
-            if any(error.code() in OWNERSHIP_IS_GONE for error in errors):
+            if any(error.code() in OWNERSHIP_IS_GONE for error in errors.values()):
                 return
             if errors:
-                await trio.sleep(_pause_after(errors))
+                await trio.sleep(_pause_after(errors.values()))
 
     async def commit_all(self) -> None:
         """Commit until the broker has everything; the caller bounds it.
 
         Raises:
-            CommitError: what is owned by somebody else can't be committed.
+            CommitError: what is owned by somebody else, or was lost meanwhile, can't be committed.
         """
+        refused: dict[CommitEntry, ClientError] = {}
         try:
             async with self._sending:
                 while entries := self._member.pending_commits():
                     errors = await self._send(entries)
-                    for error in errors:
-                        if error.code() in OWNERSHIP_IS_GONE or final_error(error) is not None:
-                            message = f"the last commit was refused, its records will be replayed: {error.str()}"
-                            raise CommitError(message)
+                    refused.update((entry, errors[entry.partition]) for entry in entries if entry.partition in errors)
+                    if any(_is_for_good(error) for error in errors.values()):
+                        break
                     if errors:
-                        await trio.sleep(_pause_after(errors))
+                        await trio.sleep(_pause_after(errors.values()))
+            for entry, error in refused.items():
+                if not self._has_taken(entry):
+                    topic, number = entry.partition
+                    message = f"the last commit was refused, its records will be replayed: {error.str()}"
+                    raise CommitError(message, topic=topic, partition=number, offset=entry.offset)
+            self.has_committed_all = True
         finally:
             self._is_over = True
 
-    async def _send(self, entries: Sequence[CommitEntry]) -> list[ClientError]:
+    def _has_taken(self, entry: CommitEntry) -> bool:
+        """Whether the broker has acknowledged this or something later; also of an assignment that has ended."""
+        taken = self._taken.get(entry.partition)
+        return taken is not None and (taken.assignment_epoch, taken.offset) >= (entry.assignment_epoch, entry.offset)
+
+    async def _send(self, entries: Sequence[CommitEntry]) -> dict[TopicPartition, ClientError]:
         results = await self._client.commit(entries)
-        errors = []
+        errors = {}
         taken = []
         for entry in entries:
             error = results.get(entry.partition)
             if error is None:
                 taken.append(entry)
+                self._taken[entry.partition] = entry
                 continue
-            errors.append(error)
+            errors[entry.partition] = error
             level = logging.INFO if error.code() in GROUP_HAS_MOVED_ON else logging.WARNING
             logger.log(level, "the commit of %s at offset %d failed: %s", entry.partition, entry.offset, error)
-        if any(error.code() == ClientError.OFFSET_METADATA_TOO_LARGE for error in errors):
+        if any(error.code() == ClientError.OFFSET_METADATA_TOO_LARGE for error in errors.values()):
             self._member.ledger.metadata_refused()  # once, however many partitions tell
         self._member.acknowledge(taken)
         self._totals.commits += len(taken)
         self._totals.failed_commits += len(errors)
         return errors
+
+
+def _is_for_good(error: ClientError) -> bool:
+    return error.code() in OWNERSHIP_IS_GONE or final_error(error) is not None
 
 
 def _pause_after(errors: Collection[ClientError]) -> float:

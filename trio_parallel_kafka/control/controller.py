@@ -161,6 +161,11 @@ class Controller:
             await self._changed.park()
 
     @property
+    def has_committed_all(self) -> bool:
+        """Whether the last commit was acknowledged."""
+        return self._committer.has_committed_all
+
+    @property
     def outcome(self) -> Exception | None:
         """What the handlers raised, or what ended the client: the exception to leave with."""
         failure = self._failure_error()

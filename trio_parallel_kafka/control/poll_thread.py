@@ -260,7 +260,10 @@ class PollThread:
             self._owned[partition] = at.assignment_epoch
             self._begins[partition] = at.offset
             read_from_begin(self._consumer, partition, self._begins, is_incremental=self._settings.is_incremental)
-            self.resume([partition])
+            if at.is_paused:
+                self.pause([partition])
+            else:
+                self.resume([partition])
 
     def resume_at(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Fetch again; without delay also where everything was paused.
@@ -275,6 +278,7 @@ class PollThread:
                 if partition in self._owned:
                     with suppress(KafkaException):  # it was given up, and will be started anew
                         self._consumer.seek(ClientPartition(*partition, offset))
+                        self._begins[partition] = offset
 
     def _start_late(self, starts: Mapping[TopicPartition, StartAt]) -> None:
         for partition, at in starts.items():

@@ -196,12 +196,11 @@ class Rebalancer:
         if assignment.pause_reason == POSITION_UNKNOWN:
             assignment.pause_reason = None
             self._member.pause_if_full(assignment)
+        start = StartAt(position, assignment.assignment_epoch, is_paused=assignment.pause_reason is not None)
         try:
-            await self._client.start(assignment.partition, StartAt(position, assignment.assignment_epoch))
+            await self._client.start(assignment.partition, start)
         except KafkaError as error:
             self._give_up_reading(assignment, error)
-        if assignment.pause_reason is not None:
-            self._client.pause([assignment.partition])
 
     @staticmethod
     def _give_up_reading(assignment: Assignment[Record], error: KafkaError) -> None:
