@@ -55,7 +55,9 @@ class ParallelConsumer:
         self._scope: Final = trio.CancelScope()
         self._has_ended: Final = trio.Event()
 
-    async def run(self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128, ASYNC910 - _announce() says started; whatever ends it, leaving waits
+        self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
 
         However it ends, what completed is committed and the partitions are let go before it returns or raises.
@@ -79,7 +81,7 @@ class ParallelConsumer:
             KafkaError: the client can't go on, or the last commit failed; a subclass says more.
             InvalidHandlerError: ``handler`` isn't an async function.
             ConsumerBusyError: ``run`` was called before.
-            ConsumerClosedError: the block has ended.
+            ConsumerClosedError: the block has ended, or ends before ``run`` does.
         """
         _check_handler(handler)
         self._begin()
@@ -87,7 +89,7 @@ class ParallelConsumer:
         try:
             with self._scope:
                 await self._serve(handler, task_status, problems)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - a cancellation gives way to what there is to say
             if not _is_cancellation(error) or not (problems or self._controller.outcome):
                 _add_notes(error, problems)
                 raise
@@ -95,7 +97,9 @@ class ParallelConsumer:
             self._has_ended.set()
         outcome = self._controller.outcome
         if outcome is None and self._scope.cancelled_caught:
-            outcome = ConsumerClosedError("the block ended while run() was going on")
+            outcome = ConsumerClosedError(
+                "the block ended while run() was going on; open the nursery that run() is started in inside the block"
+            )
         if outcome is not None:
             _add_notes(outcome, problems)
             raise outcome
@@ -118,7 +122,7 @@ class ParallelConsumer:
 
         Raises:
             KafkaError: the client can't go on.
-            ConsumerClosedError: the block has ended.
+            ConsumerClosedError: the consumer was stopped, or its block has ended.
         """
         if self._state is State.CLOSED:
             raise _closed()
@@ -136,7 +140,9 @@ class ParallelConsumer:
             raise ConsumerBusyError(message)
         self._state = State.RUNNING
 
-    async def _serve(self, handler: Handler, task_status: trio.TaskStatus[None], problems: list[KafkaError]) -> None:
+    async def _serve(  # noqa: ASYNC128 - _announce() does
+        self, handler: Handler, task_status: trio.TaskStatus[None], problems: list[KafkaError]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._controller.pool.run, handler)
             try:
@@ -146,11 +152,11 @@ class ParallelConsumer:
                 self._state = State.DRAINING
                 await self._controller.drain()
             finally:
-                await self._leave(problems)
+                await self._leave(problems)  # noqa: ASYNC102 - it shields and bounds itself
                 self._controller.pool.finish()
                 nursery.cancel_scope.cancel()
 
-    async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _announce(self, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC910 - a task of its own
         try:
             await self._controller.wait_until_assigned()
         except KafkaError:
@@ -159,7 +165,7 @@ class ParallelConsumer:
             pass  # stopped before: run() is about to return, and whoever waits for its start has to be told
         task_status.started()
 
-    async def _leave(self, problems: list[KafkaError]) -> None:
+    async def _leave(self, problems: list[KafkaError]) -> None:  # noqa: ASYNC910 - at the end only
         """Commit and let go; shielded, and bounded by ``close_timeout``."""
         try:
             with trio.move_on_after(self._config.close_timeout, shield=True) as bound:
@@ -229,7 +235,7 @@ async def parallel_consumer(config: ConsumerConfig) -> AsyncIterator[ParallelCon
             except BaseException as error:
                 raised.append(error)
                 raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103 - raised again below
         if not raised or not _is_only(error, raised[0]):
             raise
     if raised and not (problems and _is_cancellation(raised[0])):
@@ -261,7 +267,7 @@ async def _controlled(
         yield consumer
     finally:
         try:
-            await consumer._close(problems)  # noqa: SLF001 - its other half
+            await consumer._close(problems)  # noqa: ASYNC102, SLF001 - its other half; shields and bounds itself
         finally:
             scope.cancel()
             trio.lowlevel.remove_instrument(instrument)

@@ -86,7 +86,7 @@ class InvalidHandlerError(ParallelKafkaError, TypeError):
 
 
 class ConsumerClosedError(ParallelKafkaError, trio.ClosedResourceError):
-    """The consumer was used after its block had ended."""
+    """The consumer has stopped, or its block has ended, so what was asked for can't be."""
 
 
 class ConsumerBusyError(ParallelKafkaError, trio.BusyResourceError):

@@ -39,7 +39,7 @@ def test_one_more_batch_never_passes_the_bound(flow: FlowLimits, records: int, s
 
 
 @given(flow=limits, records=counts, size=sizes, runnable=counts)
-@example(flow=FlowLimits(2, 1), records=1, size=1, runnable=0)  # both at once, it went to and fro for ever
+@example(flow=FlowLimits(2, 1), records=1, size=1, runnable=0)  # both at once, it went back and forth for ever
 @example(flow=FlowLimits(4, 7), records=1, size=7, runnable=0)
 def test_never_full_and_resumable_at_once(flow: FlowLimits, records: int, size: int, runnable: int) -> None:
     """What is resumed isn't paused again at once."""

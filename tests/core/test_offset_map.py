@@ -54,9 +54,7 @@ def crowded_commits(draw: st.DrawFn) -> tuple[int, OffsetRanges]:
     """Positions with so many ranges that a map of thousands of characters is too short for them."""
     random = Random(draw(st.integers(0, 2**32)))
     scale = draw(st.sampled_from([2, 4, 30, 500, 10**6]))
-    runs = [
-        (random.randint(1, scale), random.randint(1, 2 * scale)) for _ in range(draw(st.integers(1, 4000)))
-    ]
+    runs = [(random.randint(1, scale), random.randint(1, 2 * scale)) for _ in range(draw(st.integers(1, 4000)))]
     position = draw(st.integers(0, 2**40))
     return position, lay_out(position, 1, runs)
 
@@ -180,9 +178,7 @@ def test_map_of_another_offset_is_refused(commit: tuple[int, OffsetRanges], comm
             decode(text, committed)
 
 
-@given(
-    st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | st.text().map(PREFIX.__add__), positions
-)
+@given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | st.text().map(PREFIX.__add__), positions)
 @example("\udc80", 0)
 @example(PREFIX + "\udc80", 0)
 @example(PREFIX, 0)

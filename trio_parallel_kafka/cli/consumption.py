@@ -71,7 +71,7 @@ class OrderConsumption:
     def _lane_of(self, order: Order) -> Hashable:
         return order.partition if self._ordering is Ordering.PARTITION else order.customer
 
-    async def _watch(self, stop: Callable[[], None]) -> None:
+    async def _watch(self, stop: Callable[[], None]) -> None:  # noqa: ASYNC910 - a task of its own
         """Report, and end the run once it is over."""
         quiet_since = trio.current_time()
         completed = 0

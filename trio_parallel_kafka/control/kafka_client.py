@@ -62,7 +62,7 @@ async def open_kafka_client(config: ConsumerConfig, problems: list[KafkaError]) 
         try:
             yield client
         finally:
-            if not await client.close():
+            if not await client.close():  # noqa: ASYNC102 - it shields and bounds itself
                 abandon.cancel()
                 message = (
                     f"the Kafka client didn't close within {config.close_timeout} s (close_timeout); is the broker "
@@ -175,7 +175,7 @@ class KafkaClient:
         def job() -> None:
             try:
                 results.append(function())
-            except BaseException as error:  # noqa: BLE001 - carried to the caller
+            except BaseException as error:  # noqa: ASYNC103, BLE001 - carried to the caller
                 errors.append(error)
             self._call_soon(answered.set)
 
