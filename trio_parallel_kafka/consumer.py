@@ -160,7 +160,7 @@ class ParallelConsumer:
         try:
             await self._controller.wait_until_assigned()
         except KafkaError:
-            return  # run() raises it
+            return  # noqa: ASYNC910 - run() raises it
         except ConsumerClosedError:
             pass  # stopped before: run() is about to return, and whoever waits for its start has to be told
         task_status.started()

@@ -141,7 +141,7 @@ class Record:
 def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
     """Make a record of a client's message that isn't an error."""
     record = _new(Record)
-    fetched = cast("_Fetched", message)
+    fetched: _Fetched = message  # type: ignore[assignment]  # no error, so it has a place
     record._message = fetched
     record._assignment_epoch = assignment_epoch
     record._attempt = 1

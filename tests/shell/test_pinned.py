@@ -104,3 +104,29 @@ def test_interrupt_while_the_control_plane_is_at_work(monkeypatch: pytest.Monkey
     finally:
         log.removeHandler(interrupter)
     assert world.committed(P0) == 1
+
+
+async def test_stop_within_the_grace_of_a_revoke(autojump_clock: MockClock, world: World) -> None:
+    """Leaving cuts a grace; the partition was let go while the cancelled handler still cleaned up."""
+    world.broker.produce(P0, ["a"])
+    ended = let_go = 0.0
+
+    async def handle(_record: Record) -> None:
+        nonlocal ended
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.7)
+            ended = trio.current_time()
+
+    async def revoke() -> None:
+        nonlocal let_go
+        await world.client.rebalance(revoke=[P0])
+        let_go = trio.current_time()
+
+    async with trio.open_nursery() as nursery, world.consuming(handle, revoke_grace=50.0, shutdown_timeout=1.0):
+        await trio.sleep(1)
+        nursery.start_soon(revoke)
+        await trio.sleep(1)
+    assert 0.0 < ended <= let_go

@@ -100,7 +100,7 @@ class Committer:
                 while entries := self._member.pending_commits():
                     errors = await self._send(entries)
                     refused.update((entry, errors[entry.partition]) for entry in entries if entry.partition in errors)
-                    if any(_is_for_good(error) for error in errors.values()):
+                    if errors and all(_is_for_good(error) for error in errors.values()):
                         break
                     if errors:
                         await trio.sleep(_pause_after(errors.values()))

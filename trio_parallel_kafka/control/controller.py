@@ -150,15 +150,14 @@ class Controller:
         self.stop()
         self._client.hurry()
         self.pool.halt()
-        self._rebalancer.cut_grace()
-        await self._rebalancer.cancel({lane.group.owner for lane in self.pool.running()})
+        await self._rebalancer.cancel_all()
         try:
             if self._has_client:
                 await self._committer.commit_all()
         finally:
             self._client.unsubscribe()
-        while len(self.member.assignments) and self._has_client:
-            await self._changed.park()
+            while len(self.member.assignments) and self._has_client:
+                await self._changed.park()
 
     @property
     def has_committed_all(self) -> bool:

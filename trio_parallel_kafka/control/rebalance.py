@@ -62,6 +62,7 @@ class Rebalancer:
         self._known_starts: dict[Assignment[Record], Start] = {}
         self._unanswered: Collection[Assignment[Record]] = ()
         self._is_leaving = False
+        self._has_cancelled_all = False
 
     async def assigned(self, event: Assigned) -> None:
         """Open assignments, and start those whose position is to be had."""
@@ -100,7 +101,9 @@ class Rebalancer:
                 self._member.begin_revoke(assignment)
             with trio.move_on_after(self._revoke_grace):
                 await self._pool.wait_until(lambda: self._is_leaving or not self._pool.running_on(assignments))
-            if not self._is_leaving:
+            if self._is_leaving:
+                await self._pool.wait_until(lambda: self._has_cancelled_all or not self._pool.running_on(assignments))
+            else:
                 await self.cancel(assignments)
             await self._committer.commit_revoked(assignments)
         except KafkaError as error:
@@ -109,10 +112,14 @@ class Rebalancer:
             self._drop(self._current(event.partitions))
             event.reply()
 
-    def cut_grace(self) -> None:
-        """The consumer is leaving: whoever says so cancels all handlers himself."""
+    async def cancel_all(self) -> None:
+        """The consumer is leaving: cut every grace, and cancel all handlers."""
         self._is_leaving = True
-        self._pool.notify()
+        try:
+            await self.cancel({lane.group.owner for lane in self._pool.running()})
+        finally:
+            self._has_cancelled_all = True
+            self._pool.notify()
 
     def lost(self, event: Lost) -> None:
         """Cancel at once, commit nothing."""

@@ -145,7 +145,7 @@ class Assignment(Generic[R]):
 
     def complete(self, record: R) -> bool:
         """The handler returned. ``False``: too late, the assignment has ended and nothing changed."""
-        if not self.is_current:
+        if self._phase is not Phase.ACTIVE and self._phase is not Phase.REVOKING:
             return False
         self._tracker.complete(record.offset)
         self.buffered_bytes -= record.size

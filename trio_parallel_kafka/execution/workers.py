@@ -36,20 +36,22 @@ VISIT: Final = 32
 """Records of one lane after which other lanes have their turn."""
 
 SLICE_CHECK: Final = 8
-"""Records after which a worker looks at the clock."""
+"""Records in a row, with handlers that never wait, after which a worker looks at the clock."""
 
 SLICE: Final = 0.001
-"""Seconds for which a worker keeps the loop, with handlers that never wait."""
+"""Seconds for which a worker keeps the loop then."""
 
 
 class Worker:
     """One task's state: the lane in its hands, and the scope that ends the handler."""
 
-    __slots__ = ("lane", "scope")
+    __slots__ = ("lane", "scope", "streak")
 
     def __init__(self) -> None:
         self.lane: Lane[Record] | None = None
         self.scope: trio.CancelScope = trio.CancelScope()
+        self.streak: int = 0
+        """Records handled in a row while no other worker ran."""
 
 
 class WorkerPool:
@@ -77,6 +79,7 @@ class WorkerPool:
         self._idle = trio.lowlevel.ParkingLot()
         self._watchers = trio.lowlevel.ParkingLot()
         self._spawn: Callable[[Worker], None] | None = None
+        self._at_work: Worker | None = None
         self._may_start = True
         self.now: float = 0.0
         """A coarse clock, set by the control plane: when a lane was taken is read off it."""
@@ -175,7 +178,6 @@ class WorkerPool:
     async def _serve(self, worker: Worker, handler: Handler) -> None:
         """Handle one lane after another, until the worker's scope is cancelled or the pool finishes."""
         scheduler = self._scheduler
-        budget = SLICE_CHECK
         slice_end = time.perf_counter() + SLICE
         is_fresh = True
         while self._spawn is not None:
@@ -188,46 +190,48 @@ class WorkerPool:
             if is_fresh and scheduler:
                 self.wake(2)
             is_fresh = False
-            budget -= await self._visit(lane, worker.scope, handler)
+            await self._visit(worker, lane, handler)
             worker.lane = None
             if self._watchers:
                 self._watchers.unpark_all()
             if worker.scope.cancel_called:
                 return
-            if budget <= 0:
-                budget = SLICE_CHECK
+            if worker.streak >= SLICE_CHECK:
+                worker.streak = 0
                 if time.perf_counter() >= slice_end:
                     await trio.lowlevel.checkpoint()
                     slice_end = time.perf_counter() + SLICE
 
-    async def _visit(self, lane: Lane[Record], scope: trio.CancelScope, handler: Handler) -> int:
-        """Handle a lane's records, one after another; return how many were handled."""
+    async def _visit(self, worker: Worker, lane: Lane[Record], handler: Handler) -> None:
+        """Handle a lane's records, one after another, for as long as a visit may last."""
         assignment: Assignment[Record] = lane.group.owner
-        handled = 0
+        left = VISIT
         while True:
             lane.since = self.now
             record = lane.head
+            self._at_work = worker
             try:
                 await handler(record)
             except Exception as error:
-                if scope.cancel_called:
+                if worker.scope.cancel_called:
                     raise
                 self.failed += 1
                 self._scheduler.seal(lane)
                 self._on_failure(record, error)
-                return handled
+                return
+            worker.streak = worker.streak + 1 if self._at_work is worker else 0
             if not assignment.complete(record):
                 self.fenced += 1
-                return handled
+                return
             self.completed += 1
-            handled += 1
+            left -= 1
             if assignment.pause_reason is not None:
                 self._on_progress(assignment)
             if not self._scheduler.advance(lane):
-                return handled
-            if handled >= VISIT or not self._may_start:
+                return
+            if not left or worker.streak >= SLICE_CHECK or not self._may_start:
                 self._scheduler.put_back(lane)
-                return handled
+                return
 
     def _abandon(self, lane: Lane[Record]) -> None:
         """The handler was cancelled with its assignment: the record stays incomplete, and nothing overtakes it."""
