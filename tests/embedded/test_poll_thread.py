@@ -487,6 +487,18 @@ def test_lost() -> None:
     assert rig.client.called() == []
 
 
+def test_a_static_member_stays_in_the_group() -> None:
+    """Leaving, it lets go of its partitions here, without a departure that would have the group hand them out."""
+    rig = Rig(properties={"group.id": "billing", "group.instance.id": "billing-1"})
+    rig.assign({A: (0, 1), B: (0, 1)})
+    rig.thread.unsubscribe()
+    event = rig.posted[-1]
+    assert isinstance(event, Revoked)
+    assert event.partitions == (A, B)
+    assert rig.client.called() == []
+    assert rig.commit(entry(A, 1))[0][A] is not None
+
+
 @pytest.mark.parametrize("kind", ["on_assign", "on_revoke"])
 def test_nobody_is_asked_at_the_end(caplog: pytest.LogCaptureFixture, kind: str) -> None:
     """A rebalance during the end waits for no answer, since nobody is left to give one, and isn't blamed on the loop.

@@ -90,8 +90,7 @@ class KafkaClient:
                 batch_size=FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size,
                 revoke_timeout=config.revoke_grace + config.close_timeout,
                 assign_timeout=config.connect_timeout,
-                # Under the new protocol a member keeps its name, and nothing holds its leaving up.
-                leave_timeout=0 if uses_consumer_protocol(config.kafka) else config.close_timeout / 4,
+                leave_timeout=config.close_timeout / 4 if _tells_that_it_leaves(config) else 0,
                 max_poll_interval=max_poll_interval,
             ),
             self._post,
@@ -365,6 +364,11 @@ def _errors_of(event: Event) -> list[ClientError]:
         return []
     event.taken()
     return [error for error in (message.error() for message in event.messages) if error is not None]
+
+
+def _tells_that_it_leaves(config: ConsumerConfig) -> bool:
+    """Whether a member's name goes with its leaving: not under the new protocol, nor with static membership."""
+    return not uses_consumer_protocol(config.kafka) and "group.instance.id" not in config.kafka
 
 
 def _committed(answer: ClientPartition) -> Committed:

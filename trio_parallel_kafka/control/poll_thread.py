@@ -251,7 +251,17 @@ class PollThread:
         )
 
     def unsubscribe(self) -> None:
-        self._consumer.unsubscribe()
+        """Let go of everything and leave the group.
+
+        A static member (``group.instance.id``) stays in it until its session times out, so that a restart finds its
+        partitions again; for the client, unsubscribing would be a departure.
+        """
+        if "group.instance.id" in self._settings.properties:
+            owned = tuple(self._owned)
+            self._disown(owned)
+            self._post(Revoked(owned, lambda: None))
+        else:
+            self._consumer.unsubscribe()
 
     def start(self, partition: TopicPartition, at: StartAt) -> None:
         """Read an owned partition from an offset on; one that was lost meanwhile is passed over."""
