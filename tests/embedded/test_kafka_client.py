@@ -15,7 +15,17 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from trio_parallel_kafka import AuthorizationError, KafkaError, TopicNotFoundError
 from trio_parallel_kafka.control import kafka_client
-from trio_parallel_kafka.control.client import Assigned, Committed, Event, Failed, Fetched, Revoked, StartAt, Trouble
+from trio_parallel_kafka.control.client import (
+    Assigned,
+    Committed,
+    Event,
+    Failed,
+    Fetched,
+    Lost,
+    Revoked,
+    StartAt,
+    Trouble,
+)
 from trio_parallel_kafka.control.kafka_client import KafkaClient, open_kafka_client
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
@@ -315,6 +325,15 @@ async def test_an_error_that_comes_as_a_message(embedded_broker: EmbeddedBroker)
         client._thread.submit(lambda: client._thread._stash.append(fatal))
         with pytest.raises(KafkaError, match="fatal error: fenced for good"):
             await connect_again_and_again()
+
+
+async def test_other_events_during_the_start(embedded_broker: EmbeddedBroker) -> None:
+    """Events that hold no error are no obstacle to the start."""
+    async with opened(embedded_broker) as client:
+        client._deliver(Lost((A,)))
+        client._deliver(Trouble(ClientError(ClientError._ALL_BROKERS_DOWN)))
+        client._deliver(Trouble(ClientError(ClientError._TRANSPORT)))
+        await client.connect()
 
 
 async def test_a_call_that_fails(embedded_broker: EmbeddedBroker) -> None:

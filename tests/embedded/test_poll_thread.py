@@ -386,6 +386,14 @@ def test_a_partition_that_starts_later() -> None:
     assert rig.commit(entry(A, 3))[0][A] is not None
 
 
+def test_a_start_of_what_is_full() -> None:
+    """A partition may be started paused: it is sought, but not resumed."""
+    rig = Rig()
+    rig.assign({}, A)
+    rig.thread.start(A, StartAt(9, 4, is_paused=True))
+    assert rig.client.called() == [("seek", ("orders", 0, 9)), ("pause", A)]
+
+
 def test_calls_are_served_while_an_answer_is_awaited() -> None:
     """What the Trio side asks for in order to answer is called within the callback, in the order asked for."""
     rig = Rig()
@@ -497,6 +505,24 @@ def test_a_static_member_stays_in_the_group() -> None:
     assert event.partitions == (A, B)
     assert rig.client.called() == []
     assert rig.commit(entry(A, 1))[0][A] is not None
+
+
+def test_a_static_member_leaves() -> None:
+    """A static member lets go of its partitions by itself: the client is told nothing, or the group would learn it."""
+    rig = Rig(properties={"group.instance.id": "a"})
+    rig.assign({A: (0, 1), B: (0, 1)})
+    rig.thread.unsubscribe()
+    event = rig.posted[-1]
+    assert isinstance(event, Revoked)
+    assert event.partitions == (A, B)
+    event.reply()
+    assert rig.commit(entry(A, 1))[0][A] is not None
+    assert rig.client.called() == []
+
+    rig = Rig()
+    rig.assign({A: (0, 1)})
+    rig.thread.unsubscribe()
+    assert rig.client.called() == [("unsubscribe",)]
 
 
 @pytest.mark.parametrize("kind", ["on_assign", "on_revoke"])

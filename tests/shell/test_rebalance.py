@@ -237,7 +237,8 @@ async def test_partition_revoked_before_its_position_was_known(autojump_clock: M
         assert not pc.statistics().partitions
 
 
-async def test_revoke_while_a_start_is_being_found_out(autojump_clock: MockClock, world: World) -> None:
+@pytest.mark.parametrize("life", range(4))
+async def test_revoke_while_a_start_is_being_found_out(autojump_clock: MockClock, world: World, life: int) -> None:
     """An answer about a partition that has been given away meanwhile isn't used, nor for its next tenure."""
     world.broker.produce(P0, [None] * 10)
     world.broker.errors["committed"].append(error(ClientError.REQUEST_TIMED_OUT))
