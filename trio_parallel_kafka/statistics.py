@@ -48,10 +48,10 @@ class PartitionStatistics:
     Attributes:
         topic: its topic.
         partition: its number.
-        assignment_epoch: the tenure; a partition that comes back has a higher one.
+        assignment_epoch: in which assignment; a partition that comes back has a higher one.
         phase: ``"starting"`` (position not known yet), ``"active"`` or ``"revoking"``.
         position: the lowest offset not completed: what a commit may name.
-        committed: the offset that the broker has acknowledged in this tenure or handed over, or ``None``.
+        committed: the offset that the broker has acknowledged in this assignment or handed over, or ``None``.
         next_offset: one above the highest offset fetched.
         buffered_records: records fetched and not completed, those in flight included.
         buffered_bytes: their keys and values, in bytes.

@@ -67,7 +67,7 @@ async def test_from_joining_to_leaving(embedded_broker: EmbeddedBroker) -> None:
         assigned.reply({A: StartAt(4, 1)})
 
         fetched = await next_of(client, Fetched)
-        assert fetched.tenures[A] == 1
+        assert fetched.assignment_epochs[A] == 1
         records = [message for message in fetched.messages if message.error() is None]
         assert {(message.partition(), message.offset()) for message in records} <= {(0, n) for n in range(4, 10)}
         fetched.taken()

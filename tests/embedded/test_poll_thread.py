@@ -624,7 +624,7 @@ def test_what_is_fetched_is_taken_in_one_hop() -> None:
     assert rig.client.consumed == [2]
     rig.assign({}, TopicPartition("orders", 2))
     first = next(event for event in rig.posted if isinstance(event, Fetched))
-    assert first.tenures == {A: 1, B: None}
+    assert first.assignment_epochs == {A: 1, B: None}
     rig.take()
     rig.thread._poll()
     assert places_of(rig.posted[-1]) == [(0, 3), (0, 4)]
@@ -793,7 +793,7 @@ def test_a_partition_that_comes_back_at_once() -> None:
     rig.client.incoming.append(move)
     rig.thread._poll()
     assert places_of(rig.posted[-1]) == [(1, 0)]
-    assert cast("Fetched", rig.posted[-1]).tenures == {A: 2, B: 1}
+    assert cast("Fetched", rig.posted[-1]).assignment_epochs == {A: 2, B: 1}
 
 
 def test_what_was_fetched_before_a_new_start() -> None:
@@ -807,7 +807,7 @@ def test_what_was_fetched_before_a_new_start() -> None:
     rig.take()
     rig.thread._poll()
     assert places_of(rig.posted[-1]) == [(1, 0)]
-    assert cast("Fetched", rig.posted[-1]).tenures == {A: 2, B: 1}
+    assert cast("Fetched", rig.posted[-1]).assignment_epochs == {A: 2, B: 1}
 
 
 def test_pause_and_resume_concern_what_is_owned() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_it_is_bounded() -> None:
 def test_lines_that_differ_in_numbers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The client's lines are the same if only numbers differ; the next one that is said tells how many there were."""
     clock: list[float] = [100.0]
-    monkeypatch.setattr(repeats.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(repeats, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     quiet: Any = QuietLogger(logging.getLogger("trio_parallel_kafka.client"))
     for after in (1, 2, 3):
         quiet.log(logging.WARNING, "%s [%s]: failed after %d ms", "FAIL", "thrd:1", after)

@@ -19,7 +19,7 @@ from trio_parallel_kafka.statistics import PollStatistics
 
 @attrs.frozen
 class StartAt:
-    """Where reading of an assigned partition begins, in which tenure, and whether it has to wait for a resume."""
+    """Where reading of an assigned partition begins, in which assignment, and whether it has to wait for a resume."""
 
     offset: int
     assignment_epoch: int
@@ -30,12 +30,12 @@ class StartAt:
 class Fetched:
     """A batch in the order fetched; errors and ends of partitions are messages too.
 
-    ``tenures`` says in which tenure each partition was read: a batch may be on its way while a partition starts
+    ``assignment_epochs`` says in which assignment each partition was read: a batch may be on its way while a partition starts
     again elsewhere. ``taken`` asks for the next batch; until then none comes.
     """
 
     messages: Sequence[Message]
-    tenures: Mapping[TopicPartition, int | None]
+    assignment_epochs: Mapping[TopicPartition, int | None]
     taken: Callable[[], None]
 
 
@@ -132,7 +132,7 @@ class Client(Protocol):
         """
 
     async def commit(self, entries: Sequence[CommitEntry]) -> Mapping[TopicPartition, ClientError | None]:
-        """Commit what is owned in the entry's tenure; say for each entry whether the broker took it."""
+        """Commit what is owned in the entry's assignment; say for each entry whether the broker took it."""
 
     async def start(self, partition: TopicPartition, at: StartAt) -> None:
         """Read an owned partition from an offset on.

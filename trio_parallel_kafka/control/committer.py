@@ -60,7 +60,7 @@ class Committer:
         self._sending: Final = trio.Lock()
         self._is_over = False
         self._taken: Final[dict[TopicPartition, CommitEntry]] = {}
-        self.has_committed_all = False
+        self.has_committed_all: bool = False
         """Whether the broker has acknowledged the last commit of everything that was owned then."""
 
     async def commit_changes(self) -> None:

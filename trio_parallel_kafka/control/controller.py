@@ -157,7 +157,7 @@ class Controller:
         finally:
             self._client.unsubscribe()
             while len(self.member.assignments) and self._has_client:
-                await self._changed.park()
+                await self._changed.park()  # noqa: ASYNC102 - the caller bounds it
 
     @property
     def has_committed_all(self) -> bool:
@@ -221,7 +221,7 @@ class Controller:
 
     async def _take(self, event: Fetched) -> None:
         self.pool.now = trio.current_time()
-        result = self._dispatcher.dispatch(event.messages, event.tenures, self.pool.now)
+        result = self._dispatcher.dispatch(event.messages, event.assignment_epochs, self.pool.now)
         full = [each.partition for each in result.touched if self.member.pause_if_full(each)]
         if full:
             self._client.pause(full)

@@ -59,14 +59,14 @@ class Dispatcher:
         self._has_failed = False
 
     def dispatch(
-        self, messages: Sequence[Message], tenures: Mapping[TopicPartition, int | None], now: float
+        self, messages: Sequence[Message], assignment_epochs: Mapping[TopicPartition, int | None], now: float
     ) -> Dispatched:
-        """Take a batch, in its order: what was fetched in the current tenures of partitions that are being read."""
+        """Take a batch, in its order: what was fetched in the current assignment_epochs of partitions that are being read."""
         result = Dispatched()
         readable: dict[tuple[str, int], Assignment[Record]] = {
             each.partition: each
             for each in self._member.assignments
-            if each.phase is Phase.ACTIVE and tenures.get(each.partition) == each.assignment_epoch
+            if each.phase is Phase.ACTIVE and assignment_epochs.get(each.partition) == each.assignment_epoch
         }
         not_records = 0
         for message in messages:

@@ -15,7 +15,7 @@ Rules that once were bugs
 - A callback must not raise: the client would drop what it has fetched. What a callback raises is carried out
   by hand and ends the thread after the poll.
 - Inside a callback a commit has to be synchronous, since no acknowledgement is served before it returns.
-- Only what is owned *in the entry's own tenure* is committed: the broker takes a live member's commit for a
+- Only what is owned *in the entry's own assignment* is committed: the broker takes a live member's commit for a
   partition that another member owns by now, and moves that member back.
 - A cooperative member that is closed while it joins again tells the group nothing, and the group waits for it until
   ``session.timeout.ms`` has passed. So it is closed only once it has left.
@@ -306,7 +306,7 @@ class PollThread:
             self._resume_client(owned)
 
     def commit(self, entries: Sequence[CommitEntry], done: Callable[[CommitResults], None]) -> None:
-        """Commit what is owned in its tenure; ``done`` is called once, with every entry's result."""
+        """Commit what is owned in its assignment; ``done`` is called once, with every entry's result."""
         owned = [entry for entry in entries if self._owned.get(entry.partition) == entry.assignment_epoch]
         results: dict[TopicPartition, ClientError | None] = {
             entry.partition: ClientError(ClientError._STATE, "not assigned any more")  # noqa: SLF001

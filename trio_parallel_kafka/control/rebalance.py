@@ -185,7 +185,7 @@ class Rebalancer:
         await self._restart(assignment, Start(start, topic_id=assignment.topic_id))
 
     async def _restart(self, assignment: Assignment[Record], start: Start) -> None:
-        """End the tenure as if it were lost; begin another of the same partition once its handlers have ended."""
+        """End the assignment as if it were lost; begin another of the same partition once its handlers have ended."""
         partition = assignment.partition
         self._drop([assignment])
         self._known_starts[self._member.assign(partition)] = start

@@ -71,7 +71,7 @@ R = TypeVar("R", bound=Tracked)
 
 
 class Assignment(Generic[R]):
-    """One tenure of one partition: its tracker, its lanes, its bytes.
+    """One assignment of one partition: its tracker, its lanes, its bytes.
 
     Attributes:
         partition: which partition.

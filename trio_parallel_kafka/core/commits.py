@@ -25,7 +25,7 @@ class CommitEntry:
 
     Attributes:
         partition: which.
-        assignment_epoch: the tenure in which it was made; in no other may it be sent.
+        assignment_epoch: the assignment in which it was made; in no other may it be sent.
         offset: the position, that is the next offset to read.
         metadata: the map of what completed above it.
         is_cut: the map didn't fit and lost its end.
