@@ -81,10 +81,10 @@ class CoreMachine(RuleBasedStateMachine):
         return [owner for owner in owners if owner.assignment.phase in phases]
 
     def fetchable(self) -> list[Tenure]:
-        return [tenure for tenure in self.assignment_epochs(Phase.ACTIVE) if tenure.assignment.pause_reason is None]
+        return [tenure for tenure in self.tenures(Phase.ACTIVE) if tenure.assignment.pause_reason is None]
 
     def paused(self) -> list[Tenure]:
-        return [tenure for tenure in self.assignment_epochs(Phase.ACTIVE) if tenure.assignment.pause_reason is not None]
+        return [tenure for tenure in self.tenures(Phase.ACTIVE) if tenure.assignment.pause_reason is not None]
 
     def held(self) -> list[tuple[Process, Lane[Item]]]:
         return [(process, lane) for process in self.processes for lane in process.hands]
@@ -124,11 +124,11 @@ class CoreMachine(RuleBasedStateMachine):
         if starts:
             self.start(log.owner)
 
-    @precondition(lambda self: self.assignment_epochs(Phase.STARTING))
+    @precondition(lambda self: self.tenures(Phase.STARTING))
     @rule(pick=picks)
     def start_late(self, pick: int) -> None:
         """The committed offset of a partition wasn't to be had at once."""
-        waiting = self.assignment_epochs(Phase.STARTING)
+        waiting = self.tenures(Phase.STARTING)
         self.start(waiting[pick % len(waiting)])
 
     def start(self, tenure: Tenure) -> None:
@@ -142,11 +142,11 @@ class CoreMachine(RuleBasedStateMachine):
         tenure.done |= tenure.covered
         assert tenure.covered >= log.must_not_replay, "P4: what was handed over is replayed"
 
-    @precondition(lambda self: self.assignment_epochs(Phase.STARTING, Phase.REVOKING))
+    @precondition(lambda self: self.tenures(Phase.STARTING, Phase.REVOKING))
     @rule(pick=picks, is_taken=st.booleans(), earlier=st.booleans())
     def end_revoke(self, pick: int, is_taken: bool, earlier: bool) -> None:
         """The last commit is made, and the partition is let go, whatever became of it."""
-        leaving = self.assignment_epochs(Phase.STARTING, Phase.REVOKING)
+        leaving = self.tenures(Phase.STARTING, Phase.REVOKING)
         tenure = leaving[pick % len(leaving)]
         log, member = self.log_of(tenure), tenure.process.member
         self.settle(tenure, is_taken=earlier)
@@ -160,11 +160,11 @@ class CoreMachine(RuleBasedStateMachine):
             log.must_not_replay = set(tenure.done)
         self.end(tenure)
 
-    @precondition(lambda self: any(tenure.started for tenure in self.assignment_epochs(*Phase)))
+    @precondition(lambda self: any(tenure.started for tenure in self.tenures(*Phase)))
     @rule(pick=picks, is_taken=st.booleans(), how=blows)
     def suffer(self, pick: int, is_taken: bool, how: str) -> None:
         """A partition is revoked or lost, a process is killed, or the broker's bound on metadata is met."""
-        owned = self.assignment_epochs(*Phase)
+        owned = self.tenures(*Phase)
         tenure = owned[pick % len(owned)]
         if how == "revoked":
             if tenure.assignment.phase is Phase.ACTIVE:
@@ -179,7 +179,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def crash(self, process: Process, *, is_taken: bool) -> None:
         """Another takes its place, and knows nothing."""
-        for tenure in self.assignment_epochs(*Phase):
+        for tenure in self.tenures(*Phase):
             if tenure.process is process:
                 self.settle(tenure, is_taken=is_taken)
                 self.log_of(tenure).owner = None
@@ -369,7 +369,7 @@ class CoreMachine(RuleBasedStateMachine):
         for process in self.processes:
             current = {
                 (tenure.assignment.partition, tenure.assignment.assignment_epoch)
-                for tenure in self.assignment_epochs(Phase.ACTIVE, Phase.REVOKING)
+                for tenure in self.tenures(Phase.ACTIVE, Phase.REVOKING)
                 if tenure.process is process
             }
             entries = process.member.pending_commits(process.assignments)
@@ -380,7 +380,7 @@ class CoreMachine(RuleBasedStateMachine):
     @invariant()
     def clean_means_committed(self) -> None:
         """P4: where nothing is to be committed, the broker holds all that completed, as far as the map reaches."""
-        for tenure in self.assignment_epochs(Phase.ACTIVE, Phase.REVOKING):
+        for tenure in self.tenures(Phase.ACTIVE, Phase.REVOKING):
             log, member = self.log_of(tenure), tenure.process.member
             if member.pending_commits([tenure.assignment]):
                 continue
@@ -391,7 +391,7 @@ class CoreMachine(RuleBasedStateMachine):
     @invariant()
     def bounds_are_kept(self) -> None:
         """P6: records, bytes and lanes are those of incomplete records, and within their bounds."""
-        for tenure in self.assignment_epochs(*Phase):
+        for tenure in self.tenures(*Phase):
             assignment, log = tenure.assignment, self.log_of(tenure)
             read = {item.offset: (item, key) for item, key in log.records if item.offset < tenure.fetch_from}
             incomplete = {offset: each for offset, each in read.items() if offset not in tenure.done}
@@ -406,7 +406,7 @@ class CoreMachine(RuleBasedStateMachine):
     @invariant()
     def everything_is_somewhere(self) -> None:
         """Each lane of an active partition is ready, in a worker's hands, or sealed: none is forgotten."""
-        for tenure in self.assignment_epochs(Phase.ACTIVE):
+        for tenure in self.tenures(Phase.ACTIVE):
             lanes = tenure.assignment.lanes
             placed = [*lanes.ready, *lanes.sealed, *tenure.process.hands_of(tenure.assignment)]
             assert len(set(placed)) == len(placed)

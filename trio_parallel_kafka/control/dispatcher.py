@@ -61,7 +61,7 @@ class Dispatcher:
     def dispatch(
         self, messages: Sequence[Message], assignment_epochs: Mapping[TopicPartition, int | None], now: float
     ) -> Dispatched:
-        """Take a batch, in its order: what was fetched in the current assignment_epochs of partitions that are being read."""
+        """Take a batch, in its order: what was fetched in the current assignments of what is being read."""
         result = Dispatched()
         readable: dict[tuple[str, int], Assignment[Record]] = {
             each.partition: each
