@@ -78,6 +78,8 @@ class ParallelConsumer:
             ExceptionGroup: handlers raised. It holds their exceptions, each with a note that names topic, partition,
                 offset and key. Handlers that ran finished first, within ``shutdown_timeout``; the failed records
                 and all after them in their lanes will be handled again.
+            BaseException: what a handler raises beyond ``Exception``, such as ``SystemExit``, leaves at once, in the
+                groups of Trio's nurseries.
             KafkaError: the client can't go on, or the last commit failed; a subclass says more.
             InvalidHandlerError: ``handler`` isn't an async function.
             ConsumerBusyError: ``run`` was called before.

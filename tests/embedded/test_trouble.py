@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -419,3 +420,24 @@ def test_a_cancellation_without_brokers() -> None:
 def test_leaving_with_brokers() -> None:
     """With brokers nothing is left, and nothing is told."""
     assert leave_without_brokers("pc.stop()", close_timeout=PATIENCE) == ["left: 0 thread, closed", "ended"]
+
+
+async def test_an_interrupt_while_the_client_closes(
+    embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C, while the client closes, ends the block: the thread is left to the client."""
+
+    clients: list[kafka_client.KafkaClient] = []
+
+    async def interrupted(client: kafka_client.KafkaClient) -> bool:
+        clients.append(client)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kafka_client.KafkaClient, "close", interrupted)
+    threads = threading.active_count()
+    with trio.fail_after(PATIENCE), pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        async with parallel_consumer(configured(embedded_broker)):
+            pass
+    (client,) = clients
+    client._thread.submit(client._thread.stop)
+    await until(lambda: threading.active_count() <= threads + 1)  # Trio keeps one that is done

@@ -116,7 +116,8 @@ class ConsumerConfig:
 
     max_buffered_records: int = 5_000
     """Records of one partition that may wait or run, before it is paused. Default 5,000. More finds more
-    distinct keys to run at once behind a hot one; less saves memory."""
+    distinct keys to run at once behind a hot one; less saves memory, but below some 16 each fetch brings a
+    record or two, and throughput falls to hundreds a second."""
 
     max_buffered_bytes: int = 32 * 1024 * 1024
     """Bytes of one partition that may wait or run, before it is paused. Default 32 MiB. More keeps large

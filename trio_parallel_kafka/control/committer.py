@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 import trio
-from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaError as ClientError, KafkaException
 
 from trio_parallel_kafka.control.client import Client
 from trio_parallel_kafka.control.failures import final_error
@@ -94,21 +94,21 @@ class Committer:
         Raises:
             CommitError: what is owned by somebody else, or was lost meanwhile, can't be committed.
         """
-        refused: dict[CommitEntry, ClientError] = {}
+        owed = {entry.partition: entry for entry in self._member.pending_commits()}
+        refused: dict[TopicPartition, ClientError] = {}
         try:
             async with self._sending:
                 while entries := self._member.pending_commits():
+                    owed.update((entry.partition, entry) for entry in entries)
                     errors = await self._send(entries)
-                    refused.update((entry, errors[entry.partition]) for entry in entries if entry.partition in errors)
+                    refused.update(errors)
                     if errors and all(_is_for_good(error) for error in errors.values()):
                         break
                     if errors:
                         await trio.sleep(_pause_after(errors.values()))
-            for entry, error in refused.items():
+            for entry in owed.values():
                 if not self._has_taken(entry):
-                    topic, number = entry.partition
-                    message = f"the last commit was refused, its records will be replayed: {error.str()}"
-                    raise CommitError(message, topic=topic, partition=number, offset=entry.offset)
+                    raise _commit_error(entry, refused.get(entry.partition))
             self.has_committed_all = True
         finally:
             self._is_over = True
@@ -116,7 +116,9 @@ class Committer:
     def _has_taken(self, entry: CommitEntry) -> bool:
         """Whether the broker has acknowledged this or something later; also of an assignment that has ended."""
         taken = self._taken.get(entry.partition)
-        return taken is not None and (taken.assignment_epoch, taken.offset) >= (entry.assignment_epoch, entry.offset)
+        if taken is None or taken == entry:
+            return taken is not None
+        return (taken.assignment_epoch, taken.offset) > (entry.assignment_epoch, entry.offset)
 
     async def _send(self, entries: Sequence[CommitEntry]) -> dict[TopicPartition, ClientError]:
         results = await self._client.commit(entries)
@@ -137,6 +139,15 @@ class Committer:
         self._totals.commits += len(taken)
         self._totals.failed_commits += len(errors)
         return errors
+
+
+def _commit_error(entry: CommitEntry, refusal: ClientError | None) -> CommitError:
+    reason = f"{entry.partition} was lost" if refusal is None else refusal.str()
+    message = f"the last commit was refused, its records will be replayed: {reason}"
+    topic, number = entry.partition
+    error = CommitError(message, topic=topic, partition=number, offset=entry.offset)
+    error.__cause__ = None if refusal is None else KafkaException(refusal)
+    return error
 
 
 def _is_for_good(error: ClientError) -> bool:

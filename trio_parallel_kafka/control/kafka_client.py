@@ -62,13 +62,17 @@ async def open_kafka_client(config: ConsumerConfig, problems: list[KafkaError]) 
         try:
             yield client
         finally:
-            if not await client.close():  # noqa: ASYNC102 - it shields and bounds itself
-                abandon.cancel()
-                message = (
-                    f"the Kafka client didn't close within {config.close_timeout} s (close_timeout); is the broker "
-                    "down? One daemon thread is left to it"
-                )
-                problems.append(CloseTimeoutError(message))
+            has_closed = False
+            try:
+                has_closed = await client.close()  # noqa: ASYNC102 - it shields and bounds itself
+            finally:  # also when a second Ctrl-C strikes
+                if not has_closed:
+                    abandon.cancel()
+                    message = (
+                        f"the Kafka client didn't close within {config.close_timeout} s (close_timeout); is the broker "
+                        "down? One daemon thread is left to it"
+                    )
+                    problems.append(CloseTimeoutError(message))
 
 
 class KafkaClient:
