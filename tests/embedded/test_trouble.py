@@ -426,7 +426,6 @@ async def test_an_interrupt_while_the_client_closes(
     embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second Ctrl-C, while the client closes, ends the block: the thread is left to the client."""
-
     clients: list[kafka_client.KafkaClient] = []
 
     async def interrupted(client: kafka_client.KafkaClient) -> bool:
