@@ -33,8 +33,8 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -398,8 +398,13 @@ class PollThread:
             self._is_in_callback = False
         return answers[0]
 
-    def _carrying_errors(self) -> _Carrier:
-        return _Carrier(self._callback_errors)
+    @contextmanager
+    def _carrying_errors(self) -> Iterator[None]:
+        """Keep what is raised in a callback from reaching the client."""
+        try:
+            yield
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - raised by run()
+            self._callback_errors.append(error)
 
     def _unstash(self, partitions: Collection[TopicPartition]) -> None:
         """Drop what was fetched of partitions whose reading ends, or begins elsewhere."""
@@ -419,21 +424,6 @@ class PollThread:
     def _resume_client(self, partitions: Collection[TopicPartition]) -> None:
         if partitions:
             self._consumer.resume([ClientPartition(*partition) for partition in partitions])
-
-
-class _Carrier:
-    """Keeps what is raised in the block from reaching the client."""
-
-    def __init__(self, errors: list[BaseException]) -> None:
-        self._errors = errors
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
-        if error is not None:
-            self._errors.append(error)
-        return True
 
 
 def _assigned(
