@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+import trio
 from confluent_kafka import Consumer
+from embedded.kit import assert_no_more_than, held
+from embedded.poll_rig import StandIn
 
+from trio_parallel_kafka.control import poll_thread
 from trio_parallel_kafka.testing import EmbeddedBroker, open_embedded_broker
 
 OpenConsumer = Callable[..., Consumer]
@@ -40,3 +45,20 @@ def open_consumer(embedded_broker: EmbeddedBroker) -> Iterator[OpenConsumer]:
             return consumer
 
         yield open_one
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll threads make no client but the stand-in, and don't wait long for the loop."""
+    monkeypatch.setattr(poll_thread, "Consumer", StandIn)
+    monkeypatch.setattr(poll_thread, "PATIENCE", 0.001)
+
+
+@pytest.fixture
+async def nothing_stays() -> AsyncIterator[None]:
+    """No more threads and files are there after the test than before."""
+    gc.collect()
+    await trio.to_thread.run_sync(lambda: None)  # Trio keeps this thread for the next call
+    before = held()
+    yield
+    await assert_no_more_than(before)

@@ -144,3 +144,8 @@ async def handle_all(config: ConsumerConfig, count: int) -> Handled:
 def partitions_of(pc: ParallelConsumer) -> dict[int, PartitionStatistics]:
     """The statistics of the partitions assigned now."""
     return {each.partition: each for each in pc.statistics().partitions}
+
+
+def phases(pc: ParallelConsumer) -> set[str]:
+    """In which phases the partitions are."""
+    return {each.phase for each in pc.statistics().partitions}

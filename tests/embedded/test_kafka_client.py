@@ -375,3 +375,20 @@ def test_events_after_the_run() -> None:
 
 class _Nowhere:
     bootstrap_servers = "127.0.0.1:1"
+
+
+async def test_what_the_thread_is_told() -> None:
+    """The bounds of what runs in the poll thread follow from the configuration."""
+    config = configured(
+        cast("EmbeddedBroker", _Nowhere()),
+        revoke_grace=2,
+        close_timeout=3,
+        connect_timeout=4,
+        max_buffered_records=40,
+        kafka={"group.protocol": "classic", "max.poll.interval.ms": 9000, "session.timeout.ms": 6000},
+    )
+    settings = KafkaClient(config)._thread._settings
+    assert (settings.revoke_timeout, settings.assign_timeout, settings.max_poll_interval) == (5, 4, 9)
+    assert settings.batch_size == 10
+    assert settings.is_incremental
+    assert KafkaClient(configured(cast("EmbeddedBroker", _Nowhere())))._thread._settings.max_poll_interval == 300

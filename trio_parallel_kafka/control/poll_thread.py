@@ -210,6 +210,9 @@ class PollThread:
             except queue.Empty:
                 self._poll_around()
             return 0.0
+        if self._is_loop_dead:
+            time.sleep(POLL_TIMEOUT)
+            return POLL_TIMEOUT
         began = time.perf_counter()
         message = self._consumer.poll(0 if self._stash else self._poll_timeout)
         waited = min(time.perf_counter() - began, self._poll_timeout)
@@ -224,13 +227,17 @@ class PollThread:
 
     def _poll_around(self) -> None:
         """Stay a member while the loop is busy."""
-        if self._watchdog.silence > self._settings.max_poll_interval:
+        if self._is_loop_dead:
             return
         message = self._consumer.poll(0)
         if message is not None:
             self._stash.append(message)
             if len(self._stash) == MAX_STASH:
                 self._hold()
+
+    @property
+    def _is_loop_dead(self) -> bool:
+        return self._watchdog.silence > self._settings.max_poll_interval
 
     def _take(self) -> None:
         self._is_batch_out = False
