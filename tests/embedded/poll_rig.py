@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import (
-    OFFSET_INVALID,
     KafkaError as ClientError,
     KafkaException,
     Message,
@@ -57,7 +56,6 @@ class StandIn:
         self.consumed: list[int] = []
         self.refuses: dict[str, KafkaException] = {}
         self.member_id = ""
-        self.positions: dict[TopicPartition, int] = {}
         self.answer: list[Acknowledged] | None = None
         self.rebalance_callbacks: dict[str, Callable[..., None]] = {}
 
@@ -103,10 +101,6 @@ class StandIn:
 
     def incremental_unassign(self, partitions: list[ClientPartition]) -> None:
         self._note("incremental_unassign", *_places(partitions))
-
-    def position(self, partitions: list[ClientPartition]) -> list[ClientPartition]:
-        known = self.positions
-        return [ClientPartition(*each, known.get(each, OFFSET_INVALID)) for each in _partitions(partitions)]
 
     def pause(self, partitions: list[ClientPartition]) -> None:
         self._note("pause", *_partitions(partitions))

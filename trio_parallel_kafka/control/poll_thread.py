@@ -48,7 +48,7 @@ from confluent_kafka import (
 
 from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, Revoked, StartAt, Trouble
 from trio_parallel_kafka.control.repeats import QuietLogger
-from trio_parallel_kafka.control.seeking import read_from_begin
+from trio_parallel_kafka.control.seeking import read_on
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
@@ -116,7 +116,7 @@ class PollThread:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._consumer: Consumer = None  # type: ignore[assignment]  # made and closed by run()
         self._owned: dict[TopicPartition, int | None] = {}
-        self._begins: dict[TopicPartition, int] = {}
+        self._next_offsets: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._awaiting_commit: deque[Callable[[CommitResults], None]] = deque()
         self._callback_errors: list[BaseException] = []
@@ -192,6 +192,7 @@ class PollThread:
         """Have the client call back between two polls; a message that comes along is for the next batch."""
         message = self._consumer.poll(0)
         if message is not None:
+            self._note_next([message])
             self._stash.append(message)
 
     def _serve_jobs(self) -> None:
@@ -219,7 +220,9 @@ class PollThread:
         messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
             room = max(0, self._settings.batch_size - 1 - len(messages))
-            messages += [message, *self._consumer.consume(room, 0)]
+            fetched = [message, *self._consumer.consume(room, 0)]
+            self._note_next(fetched)
+            messages += fetched
         if messages:
             self._is_batch_out = True
             self._post(Fetched(messages, dict(self._owned), taken=lambda: self.submit(self._take)))
@@ -231,6 +234,7 @@ class PollThread:
             return
         message = self._consumer.poll(0)
         if message is not None:
+            self._note_next([message])
             self._stash.append(message)
             if len(self._stash) == MAX_STASH:
                 self._hold()
@@ -238,6 +242,15 @@ class PollThread:
     @property
     def _is_loop_dead(self) -> bool:
         return self._watchdog.silence > self._settings.max_poll_interval
+
+    def _note_next(self, messages: Sequence[Message]) -> None:
+        """Where assignments change as a whole, one partition can't be started anew without saying where all stand."""
+        if self._settings.is_incremental:
+            return
+        for each in messages:
+            place = TopicPartition(each.topic(), each.partition())  # type: ignore[arg-type]  # looked up only
+            if each.error() is None and place in self._next_offsets:
+                self._next_offsets[place] = each.offset() + 1  # type: ignore[operator]  # no error: it has one
 
     def _take(self) -> None:
         self._is_batch_out = False
@@ -275,8 +288,8 @@ class PollThread:
         if partition in self._owned:
             self._unstash({partition})
             self._owned[partition] = at.assignment_epoch
-            self._begins[partition] = at.offset
-            read_from_begin(self._consumer, partition, self._begins, is_incremental=self._settings.is_incremental)
+            self._next_offsets[partition] = at.offset
+            read_on(self._consumer, partition, self._next_offsets, is_incremental=self._settings.is_incremental)
             if at.is_paused:
                 self.pause([partition])
             else:
@@ -295,7 +308,7 @@ class PollThread:
                 if partition in self._owned:
                     with suppress(KafkaException):  # it was given up, and will be started anew
                         self._consumer.seek(ClientPartition(*partition, offset))
-                        self._begins[partition] = offset
+                        self._next_offsets[partition] = offset
 
     def _start_late(self, starts: Mapping[TopicPartition, StartAt]) -> None:
         for partition, at in starts.items():
@@ -351,7 +364,7 @@ class PollThread:
                 self._consumer.incremental_assign(offsets)
             else:
                 self._consumer.assign(offsets)
-            self._begins.update(begins)
+            self._next_offsets.update(begins)
             for tp in assigned:
                 self._owned[tp] = starts[tp].assignment_epoch if tp in starts else None
             self.pause([tp for tp in assigned if tp not in starts])
@@ -421,7 +434,7 @@ class PollThread:
         self._unstash(partitions)
         for partition in partitions:
             self._owned.pop(partition, None)
-            self._begins.pop(partition, None)
+            self._next_offsets.pop(partition, None)
             self._paused.discard(partition)
 
     def _pause_client(self, partitions: Collection[TopicPartition]) -> None:

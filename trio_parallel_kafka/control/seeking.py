@@ -9,10 +9,10 @@ from confluent_kafka import Consumer, KafkaError as ClientError, KafkaException,
 from trio_parallel_kafka.core.assignments import TopicPartition
 
 
-def read_from_begin(
-    consumer: Consumer, partition: TopicPartition, begins: Mapping[TopicPartition, int], *, is_incremental: bool
+def read_on(
+    consumer: Consumer, partition: TopicPartition, next_offsets: Mapping[TopicPartition, int], *, is_incremental: bool
 ) -> None:
-    """Read a partition from where ``begins`` says.
+    """Read a partition from its offset in ``next_offsets`` on.
 
     A client that finds the log without the offset that is next reports that, gives the partition up and refuses to
     seek in it: then only assigning it once more helps. Whether it is paused stays as it is.
@@ -20,13 +20,13 @@ def read_from_begin(
     Args:
         consumer: owns the partition.
         partition: which.
-        begins: for every partition owned, where its reading was last told to begin.
+        next_offsets: for every partition owned, what the client has to return next.
         is_incremental: whether assignments change by increments, not as a whole.
 
     Raises:
         KafkaException: the client refused.
     """
-    place = ClientPartition(*partition, begins[partition])
+    place = ClientPartition(*partition, next_offsets[partition])
     try:
         consumer.seek(place)
     except KafkaException as error:
@@ -36,15 +36,4 @@ def read_from_begin(
             consumer.incremental_unassign([place])
             consumer.incremental_assign([place])
         else:
-            consumer.assign([place, *_positions(consumer, {tp: begins[tp] for tp in begins if tp != partition})])
-
-
-def _positions(consumer: Consumer, begins: Mapping[TopicPartition, int]) -> list[ClientPartition]:
-    """Where reading stands; the client knows it only once it has returned a message since it was told."""
-    positions = consumer.position([ClientPartition(*partition) for partition in begins])
-    return [
-        ClientPartition(each.topic, each.partition, each.offset)
-        if each.offset >= 0
-        else ClientPartition(each.topic, each.partition, begins[TopicPartition(each.topic, each.partition)])
-        for each in positions
-    ]
+            consumer.assign([ClientPartition(*each, offset) for each, offset in next_offsets.items()])
