@@ -277,7 +277,7 @@ class KafkaServer:
 
     def _format_storage(self) -> None:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = ["format", "-t", cluster_id, "-c", str(self._properties_path)]
+        command = ["format", f"--cluster-id={cluster_id}", "-c", str(self._properties_path)]  # an id may begin with "-"
         for user, password in self._scram_users.items():
             command += ["--add-scram", f"SCRAM-SHA-256=[name={user},password={password}]"]
         result = subprocess.run(
