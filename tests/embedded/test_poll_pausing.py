@@ -93,6 +93,17 @@ def test_a_dead_loop_isnt_covered_up_for(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(rig.client.timeouts) - polled == polls
 
 
+def test_a_dead_loop_with_nothing_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise when there is no batch that it doesn't take: a silent loop costs the membership."""
+    rig = Rig(max_poll_interval=5.0)
+    rig.assign({A: (0, 1)})
+    polled = len(rig.client.timeouts)
+    for silence, polls in ((5.1, 0), (5.0, 1)):
+        monkeypatch.setattr(LoopWatchdog, "silence", silence)
+        rig.thread._poll()
+        assert len(rig.client.timeouts) - polled == polls
+
+
 def test_pause_and_resume_concern_what_is_owned() -> None:
     """Only owned partitions are paused and resumed, and the client isn't bothered with none."""
     rig = Rig()
