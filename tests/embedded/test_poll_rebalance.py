@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import (
     KafkaError as ClientError,
     KafkaException,
+    Message,
     TopicPartition as ClientPartition,
 )
 from embedded.poll_rig import PAUSED_AT, A, Acknowledged, B, Rig, entry, message, places_of, refused
@@ -255,8 +256,9 @@ def test_starting_what_the_client_has_given_up(is_incremental: bool) -> None:
     rig = Rig(is_incremental=is_incremental)
     third = TopicPartition("orders", 2)
     rig.assign({A: (3, 1), B: (4, 1), third: (5, 1)})
-    rig.client.incoming += [message(B, 7), message(B, 8)]
-    for _ in range(2):
+    end = Message(*B, 9, error=ClientError(ClientError._PARTITION_EOF))
+    rig.client.incoming += [message(B, 7), message(B, 8), end]
+    for _ in range(3):
         rig.thread._poll()
     rig.client.called()
     rig.client.refuses["seek"] = refused(ClientError._STATE)

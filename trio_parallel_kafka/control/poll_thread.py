@@ -232,12 +232,9 @@ class PollThread:
         """Stay a member while the loop is busy."""
         if self._is_loop_dead:
             return
-        message = self._consumer.poll(0)
-        if message is not None:
-            self._note_next([message])
-            self._stash.append(message)
-            if len(self._stash) == MAX_STASH:
-                self._hold()
+        self.serve_callbacks()
+        if len(self._stash) == MAX_STASH and not self._is_held:
+            self._hold()
 
     @property
     def _is_loop_dead(self) -> bool:
