@@ -77,12 +77,51 @@ class CommitError(KafkaError):
     """The last commit before leaving wasn't acknowledged; its records will be replayed."""
 
 
+class DeliveryError(KafkaError):
+    """The broker refused a record that was sent, or didn't acknowledge it in time.
+
+    After a timeout it is unknown whether the record was written.
+    """
+
+
+class RecordTooLargeError(DeliveryError):
+    """A record is larger than the client, the broker or the topic allows."""
+
+
+class DeadLetterError(DeliveryError):
+    """A dead letter couldn't be delivered, so the record that it is about isn't completed."""
+
+
+class ProducerFencedError(KafkaError):
+    """Another producer with the same ``transactional_id`` took over; this one can't go on."""
+
+
 class CloseTimeoutError(KafkaError):
     """The client didn't close within its bound; one daemon thread is left to it."""
 
 
 class InvalidHandlerError(ParallelKafkaError, TypeError):
     """The handler isn't an async function."""
+
+
+class InvalidResultError(ParallelKafkaError, TypeError):
+    """The handler returned what is neither ``None`` nor a :class:`ProducerRecord` nor several."""
+
+
+class HandlerTimeoutError(ParallelKafkaError, trio.TooSlowError):
+    """An attempt took longer than ``handler_timeout``."""
+
+
+class HandlerStuckError(ParallelKafkaError):
+    """A handler didn't react to its cancellation; its record isn't completed and will be handled again."""
+
+
+class SerializationError(ParallelKafkaError, ValueError):
+    """A key or a value couldn't be serialised or deserialised; the cause is chained."""
+
+
+class ProducerClosedError(ParallelKafkaError, trio.ClosedResourceError):
+    """The producer's block has ended, so nothing can be sent any more."""
 
 
 class ConsumerClosedError(ParallelKafkaError, trio.ClosedResourceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,15 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_parallel_kafka.config import ConsumerConfig, Ordering
-from trio_parallel_kafka.config.property_names import PROPERTY_NAMES
+from trio_parallel_kafka.config import (
+    BreakerPolicy,
+    ConsumerConfig,
+    DeadLetterConfig,
+    Ordering,
+    ProducerConfig,
+    RetryPolicy,
+)
+from trio_parallel_kafka.config.property_names import PRODUCER_PROPERTY_NAMES, PROPERTY_NAMES
 from trio_parallel_kafka.errors import ConfigError
 
 REQUIRED = {
@@ -19,6 +27,9 @@ REQUIRED = {
     "KAFKA_CONSUMER_GROUP": "billing",
     "KAFKA_TOPICS": "orders, ^audit-",
 }
+
+functions: Any = math
+"""Any functions at all, whatever they take."""
 
 
 def problems(variables: dict[str, str], dotenv: Path | None = None) -> tuple[str, ...]:
@@ -54,16 +65,48 @@ def test_every_field_has_its_variable() -> None:
         "connect_timeout": "3",
         "close_timeout": "4",
         "stall_warning": "5",
+        "handler_timeout": "6",
+        "retry_max_attempts": "none",
+        "retry_initial_backoff": "0",
+        "retry_max_backoff": "1e1",
+        "retry_multiplier": "3",
+        "retry_jitter": "0.5",
+        "retry_retry_on": "builtins:OSError, builtins:ValueError",
+        "on_failure": "dead_letter",
+        "dead_letter_topic": "letters",
+        "dead_letter_on_dead_letter_failure": "retry",
+        "breaker_failure_rate": "0.25",
+        "breaker_min_attempts": "7",
+        "breaker_window": "8",
+        "breaker_probe_interval": "9",
+        "delivery": "exactly_once",
+        "transactional_id": "t",
+        "producer_bootstrap_servers": "c:3",
+        "producer_delivery_timeout": "11",
+        "producer_connect_timeout": "12",
+        "producer_close_timeout": "13",
+        "producer_serialize_key": "math:exp",
+        "producer_serialize_value": "math:log",
+        "deserialize_key": "math:sin",
+        "deserialize_value": "math:cos",
     }
     made = ConsumerConfig.from_env({f"PARALLEL_CONSUMER_{field.upper()}": text for field, text in texts.items()})
-    assert {*texts, "kafka"} == {field.name for field in attrs.fields(ConsumerConfig)}
+    sections = {
+        "retry": RetryPolicy,
+        "dead_letter": DeadLetterConfig,
+        "breaker": BreakerPolicy,
+        "producer": ProducerConfig,
+    }
+    within = {f"{name}_{field.name}" for name, cls in sections.items() for field in attrs.fields(cls)}
+    fields = {field.name for field in attrs.fields(ConsumerConfig)} - sections.keys()
+    assert {*texts, "kafka", "producer_kafka"} == fields | within
     assert made == ConsumerConfig(
         bootstrap_servers=["a:1", "b:2"],
         group_id="g",
         topics=["a", "b"],
         ordering=Ordering.UNORDERED,
         max_concurrency=1000,
-        key_of=__import__("math").sqrt,
+        key_of=functions.sqrt,
         max_buffered_records=7,
         max_buffered_bytes=8,
         commit_interval=0.5,
@@ -73,6 +116,30 @@ def test_every_field_has_its_variable() -> None:
         connect_timeout=3.0,
         close_timeout=4.0,
         stall_warning=5.0,
+        handler_timeout=6.0,
+        retry=RetryPolicy(
+            max_attempts=None,
+            initial_backoff=0.0,
+            max_backoff=10.0,
+            multiplier=3.0,
+            jitter=0.5,
+            retry_on=(OSError, ValueError),
+        ),
+        on_failure="dead_letter",
+        dead_letter=DeadLetterConfig(topic="letters", on_dead_letter_failure="retry"),
+        breaker=BreakerPolicy(failure_rate=0.25, min_attempts=7, window=8.0, probe_interval=9.0),
+        delivery="exactly_once",
+        transactional_id="t",
+        producer=ProducerConfig(
+            bootstrap_servers="c:3",
+            delivery_timeout=11.0,
+            connect_timeout=12.0,
+            close_timeout=13.0,
+            serialize_key=functions.exp,
+            serialize_value=functions.log,
+        ),
+        deserialize_key=functions.sin,
+        deserialize_value=functions.cos,
     )
 
 
@@ -97,7 +164,98 @@ def test_librdkafka_properties_have_variables() -> None:
 
 def test_no_two_properties_share_a_variable() -> None:
     """Every property has a variable of its own."""
-    assert len({name.replace(".", "_") for name in PROPERTY_NAMES}) == len(PROPERTY_NAMES)
+    names = PROPERTY_NAMES | PRODUCER_PROPERTY_NAMES
+    assert len({name.replace(".", "_") for name in names}) == len(names)
+
+
+def test_the_producers_properties_have_variables() -> None:
+    """A consumer's producer has properties of its own; what connects it comes from the consumer."""
+    made = ConsumerConfig.from_env(
+        {
+            **REQUIRED,
+            "PARALLEL_CONSUMER_KAFKA_SASL_PASSWORD": "hunter2",
+            "PARALLEL_CONSUMER_KAFKA_CLIENT_RACK": "a",
+            "PARALLEL_CONSUMER_PRODUCER_KAFKA_COMPRESSION_TYPE": "zstd",
+            "PARALLEL_CONSUMER_PRODUCER_KAFKA_CLIENT_RACK": "b",
+        }
+    )
+    assert made.producer is not None
+    assert made.producer.bootstrap_servers == "localhost:9092"
+    assert {name: made.producer.kafka[name] for name in ("compression.type", "client.rack", "sasl.password")} == {
+        "compression.type": "zstd",
+        "client.rack": "b",
+        "sasl.password": "hunter2",
+    }
+    assert "hunter2" not in repr(made)
+
+
+def test_a_producer_has_variables_of_its_own() -> None:
+    """A producer by itself is configured by its own prefix, and by the servers that all Kafka programs know."""
+    made = ProducerConfig.from_env(
+        {
+            **REQUIRED,
+            "PARALLEL_PRODUCER_DELIVERY_TIMEOUT": "5",
+            "PARALLEL_PRODUCER_KAFKA_COMPRESSION_TYPE": "zstd",
+            "PARALLEL_CONSUMER_COMIT_INTERVAL": "another program's",
+        }
+    )
+    assert made == ProducerConfig(
+        bootstrap_servers="localhost:9092", delivery_timeout=5.0, kafka={"compression.type": "zstd"}
+    )
+    with pytest.raises(ConfigError) as caught:
+        ProducerConfig.from_env(
+            {
+                "PARALLEL_PRODUCER_COMPRESSION_TYPE": "zstd",
+                "PARALLEL_PRODUCER_DELIVERY_TIMEOOUT": "5",
+                "PARALLEL_PRODUCER_CLOSE_TIMEOUT": "0",
+            }
+        )
+    assert caught.value.problems == (
+        "PARALLEL_PRODUCER_COMPRESSION_TYPE: sets nothing; did you mean 'PARALLEL_PRODUCER_KAFKA_COMPRESSION_TYPE'?",
+        "PARALLEL_PRODUCER_DELIVERY_TIMEOOUT: sets nothing; did you mean 'PARALLEL_PRODUCER_DELIVERY_TIMEOUT'?",
+        "bootstrap_servers: is missing, and has no default; give one (variable KAFKA_BOOTSTRAP_SERVERS)",
+        (
+            "close_timeout: must be seconds, from more than 0 to 2073600, is 0.0 "
+            "(variable PARALLEL_PRODUCER_CLOSE_TIMEOUT)"
+        ),
+    )
+
+
+def test_problems_within_fields_name_their_variables() -> None:
+    """A fault within a field comes with its whole name, and with the variable concerned."""
+    assert problems(
+        {
+            **REQUIRED,
+            "PARALLEL_CONSUMER_RETRY": "true",
+            "PARALLEL_CONSUMER_RETRY_MAX_ATEMPTS": "3",
+            "PARALLEL_CONSUMER_PRODUCER_KAFKA": "x",
+            "PARALLEL_CONSUMER_RETRY_MAX_ATTEMPTS": "many",
+            "PARALLEL_CONSUMER_RETRY_RETRY_ON": "OSError",
+            "PARALLEL_CONSUMER_DEAD_LETTER_TOPIC": "orders",
+            "PARALLEL_CONSUMER_PRODUCER_KAFKA_SASL_PASSWOORD": "hunter2",
+        }
+    ) == (
+        "PARALLEL_CONSUMER_RETRY: its fields are set one by one, as PARALLEL_CONSUMER_RETRY_<FIELD>",
+        ("PARALLEL_CONSUMER_RETRY_MAX_ATEMPTS: sets nothing; did you mean 'PARALLEL_CONSUMER_RETRY_MAX_ATTEMPTS'?"),
+        (
+            "PARALLEL_CONSUMER_PRODUCER_KAFKA: librdkafka's properties are set one by one, as "
+            "PARALLEL_CONSUMER_PRODUCER_KAFKA_<PROPERTY>"
+        ),
+        "retry.retry_on: must be 'module:Class', is 'OSError' (variable PARALLEL_CONSUMER_RETRY_RETRY_ON)",
+        (
+            "retry.max_attempts: must be a whole number from 1 up, is 'many'; None means no end of attempts "
+            "(variable PARALLEL_CONSUMER_RETRY_MAX_ATTEMPTS)"
+        ),
+        (
+            "producer.kafka['sasl.passwoord']: is no property of librdkafka; did you mean 'sasl.password'? "
+            "(variable PARALLEL_CONSUMER_PRODUCER_KAFKA_SASL_PASSWOORD)"
+        ),
+        (
+            "dead_letter.topic: must not be read by the consumer itself, is 'orders', which 'orders' in topics takes "
+            "in: dead letters would come back for ever; give another topic, or topics that leave it out "
+            "(variable PARALLEL_CONSUMER_DEAD_LETTER_TOPIC)"
+        ),
+    )
 
 
 def test_the_real_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,9 +413,31 @@ def test_without_the_extra_it_is_named(dotenv: Path, monkeypatch: pytest.MonkeyP
     )
 
 
+def test_the_environment_overrides_the_dotenv_file_within_fields(tmp_path: Path) -> None:
+    """What is within a field is overridden one by one, too."""
+    path = tmp_path / ".env"
+    path.write_text(
+        "PARALLEL_CONSUMER_RETRY_MAX_ATTEMPTS=3\nPARALLEL_CONSUMER_RETRY_JITTER=0\n"
+        "PARALLEL_CONSUMER_PRODUCER_KAFKA_LINGER_MS=1\nPARALLEL_CONSUMER_PRODUCER_KAFKA_CLIENT_RACK=a\n",
+        encoding="utf-8",
+    )
+    environ = {
+        **REQUIRED,
+        "PARALLEL_CONSUMER_RETRY_MAX_ATTEMPTS": "4",
+        "PARALLEL_CONSUMER_PRODUCER_KAFKA_LINGER_MS": "2",
+    }
+    made = ConsumerConfig.from_env(environ, dotenv=path)
+    assert made.retry == RetryPolicy(max_attempts=4, jitter=0.0)
+    assert made.producer is not None
+    assert (made.producer.kafka["linger.ms"], made.producer.kafka["client.rack"]) == ("2", "a")
+
+
 variables = st.sampled_from(
     [*REQUIRED, "PARALLEL_CONSUMER_KAFKA_", "PARALLEL_CONSUMER_KAFKA_CHECK_CRCS", "PARALLEL_CONSUMER_"]
     + [f"PARALLEL_CONSUMER_{field.name.upper()}" for field in attrs.fields(ConsumerConfig)]
+    + [f"PARALLEL_CONSUMER_RETRY_{field.name.upper()}" for field in attrs.fields(RetryPolicy)]
+    + [f"PARALLEL_CONSUMER_PRODUCER_{field.name.upper()}" for field in attrs.fields(ProducerConfig)]
+    + ["PARALLEL_CONSUMER_DEAD_LETTER_TOPIC", "PARALLEL_CONSUMER_PRODUCER_KAFKA_LINGER_MS"]
 ) | st.text(max_size=8).map("PARALLEL_CONSUMER_".__add__)
 
 

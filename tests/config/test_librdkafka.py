@@ -54,6 +54,14 @@ def test_the_client_gets_what_keeps_the_promises() -> None:
     create_client(properties)
 
 
+def test_exactly_once_reads_what_is_committed() -> None:
+    """In exactly-once delivery, the client is told to leave out what is not committed; else it isn't told."""
+    properties = client_properties(config({}, delivery="exactly_once", transactional_id="g-1"))
+    assert properties["isolation.level"] == "read_committed"
+    create_client(properties)
+    assert "isolation.level" not in client_properties(config({}))
+
+
 def test_tuned_defaults_give_way_to_the_users() -> None:
     """What is tuned, not promised, can be set otherwise, in the spelling of librdkafka."""
     properties = client_properties(

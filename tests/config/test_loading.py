@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,15 @@ import pytest
 from cattrs import ClassValidationError
 from hypothesis import given, strategies as st
 
-from trio_parallel_kafka.config import ConsumerConfig, Ordering
+from trio_parallel_kafka.config import (
+    BreakerPolicy,
+    ConsumerConfig,
+    DeadLetterConfig,
+    Ordering,
+    ProducerConfig,
+    RetryPolicy,
+)
+from trio_parallel_kafka.config.producer import producer_for
 from trio_parallel_kafka.errors import ConfigError
 
 REQUIRED: Mapping[str, Any] = {
@@ -49,8 +60,8 @@ def test_a_mapping_is_loaded() -> None:
         ("commit_interval", "1e-1", 0.1),
         ("commit_interval", "2", 2.0),
         ("commit_interval", 2, 2),
-        ("key_of", "math:sqrt", __import__("math").sqrt),
-        ("key_of", "os:path.join", __import__("os").path.join),
+        ("key_of", "math:sqrt", math.sqrt),
+        ("key_of", "os:path.join", os.path.join),
         ("key_of", None, None),
         ("key_of", len, len),
         (
@@ -59,6 +70,31 @@ def test_a_mapping_is_loaded() -> None:
             {"sasl.username": "me", "client.rack": "a"},
         ),
         ("kafka", {"sasl": {"oauthbearer.client": {"id": "x"}}}, {"sasl.oauthbearer.client.id": "x"}),
+        ("handler_timeout", "5", 5.0),
+        ("handler_timeout", None, None),
+        ("deserialize_key", "math:sqrt", math.sqrt),
+        ("deserialize_value", len, len),
+        ("retry", {"max_attempts": "3", "jitter": "0.5"}, RetryPolicy(max_attempts=3, jitter=0.5)),
+        ("retry", {"max_attempts": "None"}, RetryPolicy(max_attempts=None)),
+        ("retry", {"max_attempts": None}, RetryPolicy(max_attempts=None)),
+        ("retry", {"retry_on": "builtins:OSError"}, RetryPolicy(retry_on=OSError)),
+        ("retry", {"retry_on": "builtins:OSError,os:error"}, RetryPolicy(retry_on=(OSError, OSError))),
+        ("retry", {"retry_on": ["builtins:OSError", ValueError]}, RetryPolicy(retry_on=(OSError, ValueError))),
+        ("retry", {"retry_on": "math:isnan"}, RetryPolicy(retry_on=math.isnan)),
+        ("retry", {"retry_on": ValueError}, RetryPolicy(retry_on=ValueError)),
+        ("retry", {}, RetryPolicy()),
+        ("retry", None, None),
+        ("retry", RetryPolicy(max_attempts=3), RetryPolicy(max_attempts=3)),
+        ("dead_letter", {"topic": "letters"}, DeadLetterConfig(topic="letters")),
+        ("dead_letter", {"topic": "os:fspath"}, DeadLetterConfig(topic=os.fspath)),  # type: ignore[arg-type]
+        ("dead_letter", {"topic": None}, DeadLetterConfig()),
+        ("dead_letter", {"on_dead_letter_failure": "skip"}, DeadLetterConfig(on_dead_letter_failure="skip")),
+        ("breaker", {"window": "3"}, BreakerPolicy(window=3.0)),
+        (
+            "producer",
+            {"bootstrap_servers": ["other:1", "other:2"], "kafka": {"linger": {"ms": "5"}}},
+            ProducerConfig(bootstrap_servers="other:1,other:2", kafka={"linger.ms": "5"}),
+        ),
     ],
 )
 def test_text_is_taken_for_what_it_is_for_certain(field: str, given_as: Any, value: Any) -> None:
@@ -84,12 +120,29 @@ def test_text_is_taken_for_what_it_is_for_certain(field: str, given_as: Any, val
         ("kafka", {"sasl": {"username": "a"}, "sasl.username": "b"}, "has 'sasl.username' twice"),
         ("kafka", 5, "must be a mapping"),
         ("kafka", {"sasl": {"passwoord": "hunter2"}}, "did you mean 'sasl.password'?"),
+        ("handler_timeout", "none", "must be seconds, from more than 0 to 2073600, is 'none'"),
+        ("deserialize_value", "sqrt", "must be 'module:function', is 'sqrt'"),
+        ("retry", "3", "must be a RetryPolicy, is of type str; None means no retries"),
+        ("retry", {"max_atempts": 3}, "max_atempts: is no field; did you mean 'max_attempts'?"),
+        ("retry", {"max_attempts": "0"}, "max_attempts: must be a whole number from 1 up, is 0"),
+        ("retry", {"retry_on": "OSError"}, "retry_on: must be 'module:Class', is 'OSError'"),
+        ("retry", {"retry_on": ["builtins:OSEror"]}, "retry_on: can't import 'builtins:OSEror': AttributeError"),
+        ("retry", {"retry_on": 5}, "retry_on: must be a function of an exception"),
+        ("retry", {"retry_on": [5]}, "retry_on: must be a function of an exception"),
+        ("dead_letter", {"topic": "a b"}, "topic: has 'a b', which no topic can be called"),
+        ("dead_letter", {"topic": "os:letters"}, "topic: can't import 'os:letters'"),
+        ("dead_letter", {"on_dead_letter_failure": "stop"}, "on_dead_letter_failure: must be one of"),
+        ("producer", "other:1", "must be a ProducerConfig, is of type str"),
+        ("producer", {"kafka": {"group.id": "g"}}, "kafka['group.id']: is refused: it is for consumers"),
+        ("producer", {"kafka": 5}, "kafka: must be a mapping of librdkafka properties, is of type int"),
+        ("producer", {"bootstrap_servers": "a b"}, "bootstrap_servers: must be 'host:port'"),
+        ("producer", {"kafka": {"linger": {"ms": 1}, "linger.ms": 2}}, "kafka: has 'linger.ms' twice"),
     ],
 )
 def test_what_is_not_certain_is_an_error(field: str, value: Any, expected: str) -> None:
     """Values that can't be converted exactly are refused as they were given."""
     (problem,) = problems({**REQUIRED, field: value})
-    assert problem.startswith((f"{field}: ", f"{field}["))
+    assert problem.startswith((f"{field}: ", f"{field}[", f"{field}."))
     assert expected in problem
     assert "hunter2" not in problem
 
@@ -124,9 +177,86 @@ def test_unknown_and_missing_names_come_with_all_other_problems() -> None:
 
 
 def test_only_a_name_may_be_wrong() -> None:
-    """An unknown name alone is the one problem."""
+    """An unknown name alone is the one problem, whether it has dots or not."""
+    assert problems({**REQUIRED, "retry.max_attempts": 3}) == (
+        "retry.max_attempts: is no field; the fields are "
+        + ", ".join(field.name for field in attrs.fields(ConsumerConfig)),
+    )
     assert problems({**REQUIRED, "comit_interval": 1}) == (
         "comit_interval: is no field; did you mean 'commit_interval'?",
+    )
+
+
+def test_all_problems_within_fields_are_reported_at_once() -> None:
+    """Fields within fields are judged together with the others, each by its whole name."""
+    assert problems(
+        {
+            **REQUIRED,
+            "max_concurrency": 0,
+            "retry": {"max_atempts": 3, "initial_backoff": 31, "retry_on": "x", "jitter": "a lot"},
+            "breaker": {"window": 0, "min_attempts": "few"},
+            "producer": {"kafka": {"sasl": {"passwoord": "hunter2"}}, "close_timeout": 0},
+        }
+    ) == (
+        "retry.max_atempts: is no field; did you mean 'max_attempts'?",
+        "retry.retry_on: must be 'module:Class', is 'x'",
+        "retry.jitter: must be a fraction, from 0 to 1, is 'a lot'",
+        "retry.initial_backoff: must not be above max_backoff, is 31 against 30.0 s; lower the one or raise the other",
+        "breaker.min_attempts: must be a whole number from 1 up, is 'few'",
+        "breaker.window: must be seconds, from more than 0 to 2073600, is 0",
+        "producer.close_timeout: must be seconds, from more than 0 to 2073600, is 0",
+        "producer.kafka['sasl.passwoord']: is no property of librdkafka; did you mean 'sasl.password'?",
+        "max_concurrency: must be a whole number from 1 up, is 0",
+    )
+
+
+def test_a_producer_without_servers_has_the_consumers_connection() -> None:
+    """What connects the consumer connects its producer, unless that has its own word for it or its own servers."""
+    kafka = {"sasl": {"username": "me", "password": "hunter2"}, "client.rack": "a", "session.timeout.ms": 6000}
+    made = load(kafka=kafka, producer={"kafka": {"client": {"rack": "b"}, "linger.ms": 5}}).producer
+    assert made is not None
+    assert made.bootstrap_servers == "localhost:9092"
+    assert made.kafka == {
+        **producer_for("localhost:9092", {"sasl.username": "me", "sasl.password": "hunter2"}).kafka,
+        "client.rack": "b",
+        "linger.ms": 5,
+    }
+    elsewhere = load(kafka=kafka, producer={"bootstrap_servers": "other:1"}).producer
+    assert elsewhere == ProducerConfig(bootstrap_servers="other:1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"bootstrap_servers": "a b"}, ["bootstrap_servers"]),
+        ({"kafka": {"sasl.passwoord": "hunter2"}}, ["kafka['sasl.passwoord']"]),
+        ({"kafka": {"sasl": {"username": "a"}, "sasl.username": "b"}}, ["kafka"]),
+        ({"kafka": 5}, ["kafka"]),
+        ({"kafka": {5: "x"}}, ["kafka[5]"]),
+    ],
+)
+def test_what_a_producer_takes_over_is_judged_once(fields: dict[str, Any], expected: list[str]) -> None:
+    """A fault in the consumer's connection isn't told again as one of its producer."""
+    found = problems({**REQUIRED, "producer": {"kafka": {"linger.ms": 5}}, **fields})
+    assert [problem.partition(": ")[0] for problem in found] == expected
+
+
+def test_a_producer_does_not_ask_for_servers_that_its_consumer_lacks() -> None:
+    """Missing servers are missing once."""
+    assert problems({"group_id": "billing", "topics": "orders", "producer": {}}) == (
+        "bootstrap_servers: is missing, and has no default; give one",
+    )
+
+
+def test_a_producer_is_loaded_by_itself() -> None:
+    """A mapping of fields makes the same configuration as the constructor."""
+    made = ProducerConfig.from_mapping({"bootstrap_servers": ["a", "b"], "kafka": {"linger": {"ms": 5}}})
+    assert made == ProducerConfig(bootstrap_servers="a,b", kafka={"linger.ms": 5})
+    with pytest.raises(ConfigError) as caught:
+        ProducerConfig.from_mapping({"serialise_value": "math:sqrt"})
+    assert caught.value.problems == (
+        "serialise_value: is no field; did you mean 'serialize_value'?",
+        "bootstrap_servers: is missing, and has no default; give one",
     )
 
 
@@ -161,6 +291,12 @@ counts = st.integers(min_value=1, max_value=2**40)
             "commit_interval": seconds,
             "revoke_grace": seconds,
             "auto_offset_reset": st.sampled_from(["earliest", "end", "none"]),
+            "retry": st.fixed_dictionaries(
+                {}, optional={"max_attempts": counts | st.none(), "multiplier": seconds.map(math.exp)}
+            ),
+            "dead_letter": st.fixed_dictionaries({}, optional={"topic": st.sampled_from(["LETTERS", None])}),
+            "breaker": st.fixed_dictionaries({}, optional={"window": seconds}),
+            "handler_timeout": seconds | st.none(),
             "kafka": st.dictionaries(st.sampled_from(["client.rack", "sasl.password"]), st.text("ab:1")),
         },
     )
@@ -180,6 +316,10 @@ json_like = st.recursive(
     max_leaves=8,
 )
 names = st.sampled_from([field.name for field in attrs.fields(ConsumerConfig)]) | st.text(max_size=12)
+inner_names = st.sampled_from(
+    [field.name for cls in (RetryPolicy, DeadLetterConfig, ProducerConfig) for field in attrs.fields(cls)]
+)
+json_like |= st.dictionaries(inner_names | st.text(max_size=12), json_like, max_size=3)
 
 
 @given(st.dictionaries(names | st.integers(), json_like, max_size=6), st.booleans())
@@ -205,6 +345,13 @@ sasl.username = "me"
 "sasl.password" = "hunter2"
 session.timeout.ms = 6_000
 enable.ssl.certificate.verification = false
+
+[retry]
+max_attempts = 3
+retry_on = ["builtins:OSError"]
+
+[producer.kafka]
+linger.ms = 5
 """
 
 EXPECTED = ConsumerConfig(
@@ -219,12 +366,24 @@ EXPECTED = ConsumerConfig(
         "session.timeout.ms": 6000,
         "enable.ssl.certificate.verification": False,
     },
+    retry=RetryPolicy(max_attempts=3, retry_on=OSError),
+    producer=ProducerConfig(
+        bootstrap_servers="localhost:9092",
+        kafka={
+            "sasl.username": "me",
+            "sasl.password": "hunter2",
+            "enable.ssl.certificate.verification": False,
+            "message.max.bytes": 1_000_000_000,
+            "linger.ms": 5,
+        },
+    ),
 )
 
 
 def in_table(name: str) -> str:
     """Put what ``TOML`` says into a table."""
-    return f"[{name}]{TOML.replace('[kafka]', f'[{name}.kafka]')}"
+    nested = re.sub(r"^\[", f"[{name}.", TOML, flags=re.MULTILINE)
+    return f"[{name}]{nested}"
 
 
 @pytest.fixture
@@ -248,6 +407,17 @@ def test_a_toml_file_is_loaded(file: Path, text: str, table: str | None) -> None
     file.write_text(text, encoding="utf-8")
     assert ConsumerConfig.from_toml(file, table=table) == EXPECTED
     assert ConsumerConfig.from_toml(str(file), table=table) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "table", [None, "producer", "trio-parallel-kafka.producer", "tool.trio-parallel-kafka.producer"]
+)
+def test_a_producers_file_is_loaded(file: Path, table: str | None) -> None:
+    """A producer's fields are at the top level, in one of two tables, or in the one that is named."""
+    header = f"[{table}]\n" if table else ""
+    file.write_text(f'{header}bootstrap_servers = "a"\nkafka.linger.ms = 5\n', encoding="utf-8")
+    made = ProducerConfig.from_toml(file, table="producer" if table == "producer" else None)
+    assert made == ProducerConfig(bootstrap_servers="a", kafka={"linger.ms": 5})
 
 
 def toml_problems(file: Path, text: str, table: str | None = None) -> tuple[str, ...]:

@@ -15,11 +15,22 @@ from typing import Any
 
 import attrs
 import pytest
+from confluent_kafka.serialization import SerializationContext, StringDeserializer
 from hypothesis import given, strategies as st
 
-from trio_parallel_kafka.config import ConsumerConfig, Ordering
+from trio_parallel_kafka.config import (
+    BreakerPolicy,
+    ConsumerConfig,
+    DeadLetterConfig,
+    Delivery,
+    OnFailure,
+    Ordering,
+    ProducerConfig,
+    RetryPolicy,
+)
+from trio_parallel_kafka.config.checks import MAX_SECONDS
 from trio_parallel_kafka.config.properties import Properties
-from trio_parallel_kafka.config.validation import FIELD_CHECKS, MAX_SECONDS, RELATIONS
+from trio_parallel_kafka.config.validation import FIELD_CHECKS, RELATIONS
 from trio_parallel_kafka.errors import ConfigError
 from trio_parallel_kafka.record import Record
 
@@ -66,6 +77,16 @@ def test_defaults_are_the_documented_ones() -> None:
         "connect_timeout": 15.0,
         "close_timeout": 10.0,
         "stall_warning": 60.0,
+        "handler_timeout": None,
+        "retry": None,
+        "on_failure": OnFailure.RAISE,
+        "dead_letter": None,
+        "breaker": None,
+        "delivery": Delivery.AT_LEAST_ONCE,
+        "transactional_id": None,
+        "producer": None,
+        "deserialize_key": None,
+        "deserialize_value": None,
         "kafka": {},
     }
 
@@ -99,6 +120,16 @@ def test_required_fields_have_no_default(field: str) -> None:
         ("shutdown_timeout", MAX_SECONDS, MAX_SECONDS),
         ("key_of", len, len),
         ("key_of", Record, Record),
+        ("handler_timeout", 0.5, 0.5),
+        ("retry", RetryPolicy(max_attempts=3), RetryPolicy(max_attempts=3)),
+        ("on_failure", "skip", OnFailure.SKIP),
+        ("on_failure", OnFailure.DEAD_LETTER, OnFailure.DEAD_LETTER),
+        ("dead_letter", DeadLetterConfig(), DeadLetterConfig()),
+        ("breaker", BreakerPolicy(), BreakerPolicy()),
+        ("producer", ProducerConfig(bootstrap_servers="a"), ProducerConfig(bootstrap_servers="a")),
+        ("delivery", "at_least_once", Delivery.AT_LEAST_ONCE),
+        ("deserialize_key", len, len),
+        ("deserialize_value", StringDeserializer, StringDeserializer),
         ("kafka", {"session.timeout.ms": 6000}, {"session.timeout.ms": 6000}),
     ],
 )
@@ -148,7 +179,7 @@ def test_fields_are_brought_into_one_form(field: str, given: Any, kept: Any) -> 
         ("max_buffered_records", "5", "is '5'"),
         ("max_buffered_bytes", 2**63, "from 1 up, is 9223372036854775808"),
         pytest.param("max_buffered_bytes", 10**5000, "is <int", id="max_buffered_bytes-huge"),
-        ("key_of", "key", "must be a function of a record, or None for its key, is 'key'"),
+        ("key_of", "key", "must be a function of a record, is 'key'; None means the record's key"),
         ("commit_interval", 0, "must be seconds, from more than 0 to 2073600, is 0"),
         ("commit_interval", math.nan, "is nan"),
         ("connect_timeout", math.inf, "is inf"),
@@ -158,6 +189,19 @@ def test_fields_are_brought_into_one_form(field: str, given: Any, kept: Any) -> 
         ("shutdown_timeout", "30", "is '30'"),
         ("auto_offset_reset", "earliesst", "is 'earliesst'; did you mean 'earliest'?"),
         ("auto_offset_reset", None, "is None"),
+        ("handler_timeout", 0, "must be seconds, from more than 0 to 2073600, is 0; None means no bound"),
+        ("handler_timeout", "5", "is '5'"),
+        ("retry", {"max_attempts": 3}, "must be a RetryPolicy, is of type dict; None means no retries"),
+        ("on_failure", "retry", "must be one of 'raise', 'skip', 'dead_letter', is 'retry'"),
+        ("on_failure", "dead-letter", "did you mean 'dead_letter'?"),
+        ("on_failure", {}, "is {}"),
+        ("dead_letter", "orders.dlt", "must be a DeadLetterConfig, is of type str"),
+        ("breaker", True, "must be a BreakerPolicy, is of type bool; None means none"),
+        ("delivery", "exactly-once", "is 'exactly-once'; did you mean 'exactly_once'?"),
+        ("transactional_id", " ", "must be text that isn't empty, is ' '; None means none"),
+        ("producer", "sasl.password=hunter2", "must be a ProducerConfig, is of type str; None means one with the con"),
+        ("deserialize_key", "json", "must be a function of bytes and a context, is 'json'; None means the raw key"),
+        ("deserialize_value", b"", "None means the raw value"),
         ("kafka", "sasl.password=hunter2", "must be a mapping of librdkafka properties, is of type str"),
         ("kafka", [("a", "b")], "is of type list"),
     ],
@@ -180,6 +224,11 @@ async def an_async_generator(record: Record) -> AsyncIterator[bytes]:
     yield b""
 
 
+async def an_async_deserializer(data: bytes | None, context: SerializationContext) -> str:
+    """Wait for a value."""
+    return ""
+
+
 class AsyncCallable:
     async def __call__(self, record: Record) -> bytes:
         return b""
@@ -189,6 +238,48 @@ class AsyncCallable:
 def test_an_async_key_of_is_refused_with_the_reason(key_of: Callable[..., Any]) -> None:
     """A key must be known before anything can wait, so ``key_of`` may not be async, in whatever disguise."""
     assert "key_of: must not be async" in only_problem(key_of=key_of)
+
+
+@pytest.mark.parametrize("field", ["deserialize_key", "deserialize_value"])
+def test_an_async_deserializer_is_refused_with_the_reason(field: str) -> None:
+    """A deserialiser is called where it may block, not awaited."""
+    assert f"{field}: must not be async" in only_problem(**{field: an_async_deserializer})
+
+
+def test_exactly_once_needs_an_identity() -> None:
+    """A transactional producer is known by its id, which the user has to give."""
+    assert only_problem(delivery="exactly_once").startswith(
+        "transactional_id: is needed for delivery='exactly_once', is None; give a name"
+    )
+    made = config(delivery="exactly_once", transactional_id="billing-1")
+    assert (made.delivery, made.transactional_id) == (Delivery.EXACTLY_ONCE, "billing-1")
+
+
+def test_an_identity_without_exactly_once_is_refused() -> None:
+    """Who gives an id wants transactions, and must say so."""
+    assert only_problem(transactional_id="billing-1") == (
+        "transactional_id: goes with delivery='exactly_once' only, is 'billing-1'; set the one, or leave the other out"
+    )
+
+
+def test_exactly_once_reads_only_what_is_committed() -> None:
+    """What is undone must not be handled, so the isolation level can't be lowered."""
+    transactional = {"delivery": "exactly_once", "transactional_id": "billing-1"}
+    assert only_problem(**transactional, kafka={"isolation.level": "read_uncommitted"}).startswith(
+        "kafka['isolation.level']: is read_committed with delivery='exactly_once', not read_uncommitted: "
+    )
+    for level in ("read_committed", "READ_COMMITTED"):
+        assert config(**transactional, kafka={"isolation.level": level}).kafka == {"isolation.level": level}
+    assert config(kafka={"isolation.level": "read_uncommitted"}).kafka
+
+
+def test_a_producer_in_transactions_is_idempotent() -> None:
+    """Transactions build on idempotence, so it can't be turned off under them."""
+    producer = ProducerConfig(bootstrap_servers="localhost", kafka={"enable.idempotence": False})
+    assert only_problem(delivery="exactly_once", transactional_id="billing-1", producer=producer).startswith(
+        "producer.kafka['enable.idempotence']: can't be off with delivery='exactly_once'"
+    )
+    assert config(producer=producer).producer == producer
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -231,19 +322,18 @@ def test_every_field_has_its_check() -> None:
     assert compared <= set(fields)
 
 
-def test_every_field_is_documented() -> None:
+@pytest.mark.parametrize("cls", [ConsumerConfig, RetryPolicy, DeadLetterConfig, BreakerPolicy])
+def test_every_field_is_documented(cls: type[attrs.AttrsInstance]) -> None:
     """The source has a docstring below each field, with its default unless it is required."""
-    source = pathlib.Path(sys.modules[ConsumerConfig.__module__].__file__ or "").read_text(encoding="utf-8")
-    (body,) = (
-        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "ConsumerConfig"
-    )
+    source = pathlib.Path(sys.modules[cls.__module__].__file__ or "").read_text(encoding="utf-8")
+    (body,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
     documented = {}
     for statement, following in itertools.pairwise(body.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             assert isinstance(following, ast.Expr), statement.target.id
             assert isinstance(following.value, ast.Constant), statement.target.id
             documented[statement.target.id] = str(following.value.value)
-    assert list(documented) == list(FIELD_CHECKS)
+    assert list(documented) == [field.name for field in attrs.fields(cls)]
     for field, text in documented.items():
         assert ("Required." in text) if field in REQUIRED else ("efault" in text), field
 
@@ -268,6 +358,15 @@ def test_evolve_makes_a_checked_copy() -> None:
     )
     with pytest.raises(ConfigError, match="max_concurrency"):
         attrs.evolve(made, max_concurrency=0)
+
+
+def test_errors_survive_pickling() -> None:
+    """A process that can't be configured can tell another one why."""
+    with pytest.raises(ConfigError) as caught:
+        config(group_id="", max_concurrency=0)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert copy.problems == caught.value.problems
+    assert [problem.subject for problem in copy.problems] == ["group_id", "max_concurrency"]
 
 
 def test_equal_configs_have_equal_hashes_and_survive_pickling() -> None:

@@ -3,3 +3,11 @@
 from __future__ import annotations
 
 from trio_parallel_kafka.config.model import ConsumerConfig as ConsumerConfig, Ordering as Ordering
+from trio_parallel_kafka.config.policies import (
+    BreakerPolicy as BreakerPolicy,
+    DeadLetterConfig as DeadLetterConfig,
+    Delivery as Delivery,
+    OnFailure as OnFailure,
+    RetryPolicy as RetryPolicy,
+)
+from trio_parallel_kafka.config.producer import ProducerConfig as ProducerConfig

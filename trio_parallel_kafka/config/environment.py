@@ -7,12 +7,10 @@ from typing import Any, Final
 
 import attrs
 
-from trio_parallel_kafka.config.property_names import PROPERTY_NAMES
+from trio_parallel_kafka.config.property_names import PRODUCER_PROPERTY_NAMES, PROPERTY_NAMES
 from trio_parallel_kafka.config.wording import did_you_mean, property_subject
 from trio_parallel_kafka.errors import ConfigError
 
-PREFIX: Final = "PARALLEL_CONSUMER_"
-PROPERTY_PREFIX: Final = f"{PREFIX}KAFKA_"
 COMMON_VARIABLES: Final = {
     "KAFKA_BOOTSTRAP_SERVERS": "bootstrap_servers",
     "KAFKA_CONSUMER_GROUP": "group_id",
@@ -20,8 +18,49 @@ COMMON_VARIABLES: Final = {
 }
 """Variables that are likely to be there for other programs too."""
 
+_PROPERTIES_FIELD: Final = "kafka"
+
 # The few properties with underscores in their names could not be told from those with dots.
-_PROPERTIES: Final = {name.upper().replace(".", "_"): name for name in PROPERTY_NAMES}
+_PROPERTIES: Final = {name.upper().replace(".", "_"): name for name in sorted(PROPERTY_NAMES | PRODUCER_PROPERTY_NAMES)}
+
+
+@attrs.frozen
+class VariableNames:
+    """Which variables there are for a configuration.
+
+    Attributes:
+        prefix: what its own variables begin with.
+        fields: the field that each variable sets; one within another has a dot.
+        property_fields: the field of librdkafka properties that variables with such a beginning are for.
+        sections: what variables of the fields within a field begin with.
+    """
+
+    prefix: str
+    fields: Mapping[str, str]
+    property_fields: Mapping[str, str]
+    sections: tuple[str, ...]
+
+    @classmethod
+    def of(cls, prefix: str, paths: Iterable[str]) -> VariableNames:
+        """Name variables.
+
+        Args:
+            prefix: what they begin with.
+            paths: the fields; one within another has a dot.
+        """
+        own = {prefix + path.upper().replace(".", "_"): path for path in paths}
+        property_fields = {
+            f"{variable}_": path for variable, path in own.items() if path.rpartition(".")[2] == _PROPERTIES_FIELD
+        }
+        fields = {variable: path for variable, path in own.items() if path not in property_fields.values()}
+        common = {variable: path for variable, path in COMMON_VARIABLES.items() if path in fields.values()}
+        holders = dict.fromkeys(path.partition(".")[0] for path in own.values() if "." in path)
+        sections = tuple(f"{prefix}{holder.upper()}_" for holder in holders)
+        return cls(prefix, fields | common, property_fields, sections)
+
+    def variable_of(self, path: str) -> str | None:
+        """The variable that is to be used for a field, the common one if there is one."""
+        return {path: variable for variable, path in self.fields.items()}.get(path)
 
 
 @attrs.frozen(kw_only=True)
@@ -29,62 +68,58 @@ class Variables:
     """What one or more sources of variables say.
 
     Attributes:
-        fields: values by field, still as text.
-        properties: values by librdkafka property.
+        values: texts by field, and by field and librdkafka property.
         origins: the variable, and the file if it isn't the environment, by what a problem may be about.
         problems: what can't be taken for a field's value at all.
     """
 
-    fields: dict[str, Any] = attrs.field(factory=dict)
-    properties: dict[str, str] = attrs.field(factory=dict, repr=False)
+    values: dict[tuple[str, ...], Any] = attrs.field(factory=dict, repr=False)
     origins: dict[str, str] = attrs.field(factory=dict)
     problems: list[str] = attrs.field(factory=list)
 
     def overridden_by(self, other: Variables) -> Variables:
         """The two together; where both say something of a field, the other's word."""
         return Variables(
-            fields=self.fields | other.fields,
-            properties=self.properties | other.properties,
+            values=self.values | other.values,
             origins=self.origins | other.origins,
             problems=self.problems + other.problems,
         )
 
     def as_mapping(self) -> dict[str, Any]:
         """What there is, as a mapping of fields."""
-        return {**self.fields, "kafka": self.properties}
+        mapping: dict[str, Any] = {}
+        for (*holders, name), value in self.values.items():
+            inner = mapping
+            for holder in holders:
+                inner = inner.setdefault(holder, {})
+            inner[name] = value
+        return mapping
 
 
-def read_variables(
-    variables: Mapping[str, str | None], field_names: Iterable[str], *, file: str | None = None
-) -> Variables:
-    """Pick the variables that are meant for a consumer.
+def read_variables(variables: Mapping[str, str | None], names: VariableNames, *, file: str | None = None) -> Variables:
+    """Pick the variables that are meant for a configuration.
 
     Args:
         variables: their texts by name; ``None`` if a file names one without a value.
-        field_names: the fields that there are.
+        names: the variables that there are.
         file: where they come from, if not from the environment.
     """
     found = Variables()
-    known = variables_of(field_names)
     place = f" in {file}" if file else ""
     for variable, text in variables.items():
-        if variable not in known and not variable.startswith(PREFIX):
+        if variable not in names.fields and not variable.startswith(names.prefix):
             continue
         if text is None:
             found.problems.append(f"{variable}{place}: has no value; give one, or leave it out")
-        elif variable in known:
-            found.problems.extend(_take_field(found, known[variable], variable + place, text))
-        elif variable.startswith(PROPERTY_PREFIX):
-            _take_property(found, variable, place, text)
+        elif variable in names.fields:
+            found.problems.extend(_take_field(found, names.fields[variable], variable + place, text))
+        elif beginning := next(filter(variable.startswith, names.property_fields), None):
+            _take_property(
+                found, names.property_fields[beginning], variable.removeprefix(beginning), variable + place, text
+            )
         else:
-            found.problems.append(f"{variable}{place}: {_unknown(variable, known)}")
+            found.problems.append(f"{variable}{place}: {_unknown(variable, names)}")
     return found
-
-
-def variables_of(field_names: Iterable[str]) -> dict[str, str]:
-    """The field that each variable sets."""
-    own = {PREFIX + field.upper(): field for field in field_names if field != "kafka"}
-    return own | COMMON_VARIABLES
 
 
 def read_dotenv(path: str) -> dict[str, str | None]:
@@ -110,23 +145,26 @@ def read_dotenv(path: str) -> dict[str, str | None]:
     return {binding.key: binding.value for binding in bindings if binding.key is not None}
 
 
-def _take_field(found: Variables, field: str, origin: str, text: str) -> Iterator[str]:
-    value = [topic.strip() for topic in text.split(",")] if field == "topics" else text
-    if found.fields.setdefault(field, value) != value:
-        both = f"{found.origins[field]} and {origin}"
-        yield f"{field}: is set twice, differently; leave one out (variables {both})"
-    found.origins.setdefault(field, origin)
+def _take_field(found: Variables, path: str, origin: str, text: str) -> Iterator[str]:
+    value = [topic.strip() for topic in text.split(",")] if path == "topics" else text
+    if found.values.setdefault(tuple(path.split(".")), value) != value:
+        both = f"{found.origins[path]} and {origin}"
+        yield f"{path}: is set twice, differently; leave one out (variables {both})"
+    found.origins.setdefault(path, origin)
 
 
-def _take_property(found: Variables, variable: str, place: str, text: str) -> None:
-    suffix = variable.removeprefix(PROPERTY_PREFIX)
+def _take_property(found: Variables, path: str, suffix: str, origin: str, text: str) -> None:
     name = _PROPERTIES.get(suffix, suffix.lower().replace("_", "."))
-    found.properties[name] = text
-    found.origins[property_subject(name)] = variable + place
+    *holders, _ = path.split(".")
+    found.values[*path.split("."), name] = text
+    found.origins[".".join([*holders, property_subject(name)])] = origin
 
 
-def _unknown(variable: str, known: Iterable[str]) -> str:
-    if variable == PREFIX + "KAFKA":
-        return f"librdkafka's properties are set one by one, as {PROPERTY_PREFIX}<PROPERTY>"
-    candidates = [*known, *(PROPERTY_PREFIX + suffix for suffix in _PROPERTIES)]
-    return f"sets nothing{did_you_mean(variable, candidates, prefix=PREFIX)}"
+def _unknown(variable: str, names: VariableNames) -> str:
+    group = f"{variable}_"
+    if group in names.property_fields:
+        return f"librdkafka's properties are set one by one, as {group}<PROPERTY>"
+    if group in names.sections:
+        return f"its fields are set one by one, as {group}<FIELD>"
+    properties = (beginning + suffix for beginning in names.property_fields for suffix in _PROPERTIES)
+    return f"sets nothing{did_you_mean(variable, [*names.fields, *properties], prefix=names.prefix)}"

@@ -5,18 +5,28 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import attrs
+from confluent_kafka.serialization import SerializationContext
 
 from trio_parallel_kafka.config import loading
-from trio_parallel_kafka.config.properties import Properties, PropertyValue
+from trio_parallel_kafka.config.converters import as_properties, as_servers, is_texts
+from trio_parallel_kafka.config.policies import BreakerPolicy, DeadLetterConfig, Delivery, OnFailure, RetryPolicy
+from trio_parallel_kafka.config.producer import ProducerConfig
+from trio_parallel_kafka.config.properties import PropertyValue
 from trio_parallel_kafka.config.validation import find_problems
 from trio_parallel_kafka.errors import ConfigError
 from trio_parallel_kafka.record import Record
 
 KeyOf: TypeAlias = Callable[[Record], Hashable | None]
+Deserializer: TypeAlias = Callable[[bytes | None, SerializationContext], Any]
 OffsetReset: TypeAlias = Literal["earliest", "latest", "none"]
+
+PREFIX: Final = "PARALLEL_CONSUMER_"
+"""What the environment variables of a consumer begin with."""
+
+TOML_TABLES: Final = ("trio-parallel-kafka", "tool.trio-parallel-kafka")
 
 _RESET_SPELLINGS: dict[str, OffsetReset] = {
     "smallest": "earliest",
@@ -44,37 +54,28 @@ class Ordering(enum.StrEnum):
 # validation speaks of faults, so that it can name them all.
 
 
-def _servers(given: str | Sequence[str]) -> str:
-    parts = given.split(",") if isinstance(given, str) else given
-    if not _is_texts(parts):
-        return cast("str", given)
-    return ",".join(part.strip() for part in parts)
-
-
 def _topics(given: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str):
         return (given,)
-    return tuple(given) if _is_texts(given) else cast("tuple[str, ...]", given)
+    return tuple(given) if is_texts(given) else cast("tuple[str, ...]", given)
 
 
 def _ordering(given: Ordering | str) -> Ordering:
     return Ordering(given) if given in list(Ordering) else cast("Ordering", given)
 
 
+def _on_failure(given: OnFailure | str) -> OnFailure:
+    return OnFailure(given) if given in list(OnFailure) else cast("OnFailure", given)
+
+
+def _delivery(given: Delivery | str) -> Delivery:
+    return Delivery(given) if given in list(Delivery) else cast("Delivery", given)
+
+
 def _offset_reset(given: str) -> OffsetReset:
     if not isinstance(given, str):
         return given
     return _RESET_SPELLINGS.get(given, cast("OffsetReset", given))
-
-
-def _properties(given: Mapping[str, PropertyValue]) -> Properties:
-    if not isinstance(given, Mapping):
-        return given
-    return Properties(given)
-
-
-def _is_texts(given: object) -> bool:
-    return isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(part, str) for part in given)
 
 
 @attrs.frozen(kw_only=True)
@@ -87,7 +88,7 @@ class ConsumerConfig:
         ConfigError: it can't work; every fault is named at once, with the field, the value and what to do.
     """
 
-    bootstrap_servers: str = attrs.field(converter=_servers)
+    bootstrap_servers: str = attrs.field(converter=as_servers)
     """Where to find the cluster: ``host:port``, several as a sequence or separated by commas. One that
     answers is enough; more survive its absence. Required."""
 
@@ -152,7 +153,50 @@ class ConsumerConfig:
     """Seconds after which the oldest incomplete record of a partition is logged as a stall. Default 60.0.
     Shorter tells sooner of a hung handler, and falsely of one that is only slow."""
 
-    kafka: Mapping[str, PropertyValue] = attrs.field(factory=dict, converter=_properties)
+    handler_timeout: float | None = None
+    """Seconds that one attempt at handling may take, before it is cancelled and counts as failed. Default ``None``:
+    no bound. A handler that doesn't react to its cancellation keeps its lane and is named in the log."""
+
+    retry: RetryPolicy | None = None
+    """Whether and when a failed record is handled again. Default ``None``: not at all, unless its handler raises
+    :exc:`Retry`. While a record waits for its next attempt, later ones of its lane wait behind it, all others go
+    on."""
+
+    on_failure: OnFailure = attrs.field(default=OnFailure.RAISE, converter=_on_failure)
+    """What becomes of a record that failed and isn't tried again: ``raise`` (default) stops the consumer with the
+    error, ``skip`` completes the record all the same, logged and counted, ``dead_letter`` sends it to the dead
+    letters first."""
+
+    dead_letter: DeadLetterConfig | None = None
+    """Where dead letters go. Default ``None``: with ``on_failure="dead_letter"`` the same as ``DeadLetterConfig()``,
+    which sends them to ``<topic>.dlt``; otherwise there are none, and a handler that raises :exc:`DeadLetter` fails
+    for good."""
+
+    breaker: BreakerPolicy | None = None
+    """When to stop handing out records because too many fail. Default ``None``: never."""
+
+    delivery: Delivery = attrs.field(default=Delivery.AT_LEAST_ONCE, converter=_delivery)
+    """How often what handlers return is seen by its readers: ``at_least_once`` (default), or ``exactly_once`` by those
+    who read only what is committed. The latter needs :attr:`transactional_id`, and reads so itself."""
+
+    transactional_id: str | None = None
+    """The identity of the producer in ``exactly_once``: the same after a restart, and different for each member. Who
+    comes later with the same one shuts out who was there before. Default ``None``."""
+
+    producer: ProducerConfig | None = None
+    """How what handlers return is sent, and made into bytes. Default ``None``: to the same cluster, with the
+    connection properties in :attr:`kafka`. A section without ``bootstrap_servers`` of its own, in a file, a mapping
+    or variables, is completed by these."""
+
+    deserialize_key: Deserializer | None = None
+    """What makes a key out of its bytes: a plain function of the bytes, or ``None`` where there are none, and a
+    ``SerializationContext``, as confluent-kafka's deserialisers are. Default ``None``: the bytes themselves. It is
+    part of the attempt: what it raises is a failure of the record. Lanes go by the bytes all the same."""
+
+    deserialize_value: Deserializer | None = None
+    """The same for the value. Default ``None``: the bytes themselves."""
+
+    kafka: Mapping[str, PropertyValue] = attrs.field(factory=dict, converter=as_properties)
     """Any further `librdkafka property
     <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>`__, by its name. Default empty.
     Those that would break a promise of this library are refused. ``oauth_cb``, ``stats_cb`` and
@@ -168,8 +212,9 @@ class ConsumerConfig:
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
         """Load a configuration from a mapping of field names to values.
 
-        Text is taken for a number where it is one, ``"module:function"`` for :attr:`key_of` is imported, and
-        nested mappings in ``kafka`` make dotted names.
+        Text is taken for a number where it is one, and ``"module:function"`` is imported where a function is asked
+        for. Mappings make :attr:`retry`, :attr:`dead_letter`, :attr:`breaker` and :attr:`producer`; nested ones in
+        ``kafka`` make dotted names.
 
         Raises:
             ConfigError: as above; also names that aren't fields, with the nearest that is.
@@ -180,8 +225,8 @@ class ConsumerConfig:
     def from_toml(cls, path: str | PathLike[str], *, table: str | None = None) -> Self:
         """Load a configuration from a TOML file.
 
-        librdkafka properties stand in a sub-table ``kafka``: ``sasl.username = "me"`` or
-        ``"sasl.username" = "me"``.
+        ``retry``, ``dead_letter``, ``breaker`` and ``producer`` are sub-tables. So is ``kafka`` with librdkafka's
+        properties: ``sasl.username = "me"`` or ``"sasl.username" = "me"``.
 
         Args:
             path: the file.
@@ -191,7 +236,7 @@ class ConsumerConfig:
         Raises:
             ConfigError: as above; also a file or table that isn't there, or no TOML.
         """
-        return loading.from_toml(cls, path, table)
+        return loading.from_toml(cls, path, table, defaults=TOML_TABLES)
 
     @classmethod
     def from_env(
@@ -207,8 +252,11 @@ class ConsumerConfig:
         ``KAFKA_CONSUMER_GROUP``                     ``group_id``
         ``KAFKA_TOPICS``                             ``topics``, separated by commas
         ``PARALLEL_CONSUMER_<FIELD>``                any field but ``kafka``, these three too
+        ``PARALLEL_CONSUMER_<FIELD>_<FIELD>``        a field within a field
+                                                     (``PARALLEL_CONSUMER_RETRY_MAX_ATTEMPTS``)
         ``PARALLEL_CONSUMER_KAFKA_<PROPERTY>``       a librdkafka property, its dots as underscores
                                                      (``PARALLEL_CONSUMER_KAFKA_SASL_PASSWORD``)
+        ``PARALLEL_CONSUMER_PRODUCER_KAFKA_<...>``   the same for the producer
         ===========================================  ===================================================
 
         A topic pattern that holds a comma can't be given here. What a ``.env`` file says is overridden by the
@@ -222,4 +270,4 @@ class ConsumerConfig:
             ConfigError: as above; also unknown variables that begin with ``PARALLEL_CONSUMER_``, a field that
                 one source sets twice, differently, and a file that can't be read.
         """
-        return loading.from_env(cls, environ, dotenv)
+        return loading.from_env(cls, environ, dotenv, prefix=PREFIX)

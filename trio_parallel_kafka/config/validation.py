@@ -7,85 +7,75 @@ It never stops at the first fault; a relation is skipped where a field that it c
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Set as AbstractSet
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from trio_parallel_kafka.config.checks import (
+    FieldChecks,
+    count,
+    field_problems,
+    function_of,
+    instance_of,
+    one_of,
+    optional,
+    properties,
+    property_problems,
+    seconds,
+    servers,
+    sound_properties,
+    text,
+    topic_name,
+)
 from trio_parallel_kafka.config.librdkafka import (
     ASSIGNMENT_STRATEGY,
+    CONSUMER,
     COOPERATIVE_STRATEGIES,
     DEFAULT_MILLISECONDS,
     EAGER_STRATEGIES,
     HEARTBEAT_INTERVAL,
+    ISOLATION_LEVEL,
     POLL_INTERVAL,
+    READ_COMMITTED,
     SESSION_TIMEOUT,
     as_client_value,
     assignment_strategies,
-    is_async_function,
     is_c_text,
     pattern_objection,
-    property_faults,
     uses_consumer_protocol,
 )
-from trio_parallel_kafka.config.properties import Properties, PropertyValue
+from trio_parallel_kafka.config.policies import (
+    DEAD_LETTER_SUFFIX,
+    BreakerPolicy,
+    DeadLetterConfig,
+    Delivery,
+    OnFailure,
+    RetryPolicy,
+)
+from trio_parallel_kafka.config.producer import IDEMPOTENCE, ProducerConfig
+from trio_parallel_kafka.config.properties import PropertyValue
+from trio_parallel_kafka.config.subscription import compiled, is_open_ended, is_pattern, reader_of
 from trio_parallel_kafka.config.wording import Problem, did_you_mean, property_subject, shown
 
 if TYPE_CHECKING:
     from trio_parallel_kafka.config.model import ConsumerConfig
 
-FieldCheck: TypeAlias = Callable[[Any], Iterator[str]]
 KafkaProperties: TypeAlias = Mapping[str, PropertyValue]
 Relation: TypeAlias = "Callable[[ConsumerConfig, KafkaProperties], Iterator[Problem]]"
 
-MAX_SECONDS: Final = 24 * 24 * 3600.0
-"""24 days: more milliseconds don't fit into the 32 bits that the client has for them."""
-
-MAX_WHOLE_NUMBER: Final = 2**63 - 1
-MAX_PORT: Final = 2**16 - 1
-
-_SERVER: Final = re.compile(r"([a-z_]+://)?(\[[0-9a-f:.%]+\]|[^\s:/\[\]@]+)(:(?P<port>[0-9]{1,6}))?", re.IGNORECASE)
-_TOPIC_NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 _READ_OTHERWISE_BY_POSIX: Final = re.compile(r"\\[dDAZ]|\[[^]]*\\")
 
 
 def find_problems(config: ConsumerConfig) -> list[Problem]:
     """All that is wrong with a configuration, in the order of its fields."""
-    problems = [
-        Problem(field, fault) for field, check in FIELD_CHECKS.items() for fault in check(getattr(config, field))
-    ]
-    kafka: Any = config.kafka
-    if not isinstance(kafka, Mapping):
-        kafka = {}
-    with_plugins = "plugin.library.paths" in kafka
-    problems += [
-        Problem(property_subject(name), fault)
-        for name, value in kafka.items()
-        for fault in property_faults(name, value, with_plugins=with_plugins)
-    ]
+    problems = field_problems(config, FIELD_CHECKS)
+    problems += property_problems(config.kafka, CONSUMER)
     wrong = {problem.subject for problem in problems}
-    sound = Properties({name: kafka[name] for name in kafka if property_subject(name) not in wrong})
+    sound = sound_properties(config.kafka, wrong)
     for relation, compared in RELATIONS:
         if wrong.isdisjoint(compared):
             problems.extend(relation(config, sound))
     return problems
-
-
-def _servers(value: Any) -> Iterator[str]:
-    if not isinstance(value, str):
-        yield f"must be 'host:port', or a sequence of such, is {shown(value)}"
-        return
-    for server in value.split(","):
-        match = _SERVER.fullmatch(server)
-        if match is None or not is_c_text(server):
-            yield f"must be 'host:port', several separated by commas, has {shown(server)}"
-        elif match["port"] and not 1 <= int(match["port"]) <= MAX_PORT:
-            yield f"must have ports from 1 to {MAX_PORT}, has {shown(server)}"
-
-
-def _text(value: Any) -> Iterator[str]:
-    if not isinstance(value, str) or not value.strip() or not is_c_text(value):
-        yield f"must be text that isn't empty, is {shown(value)}"
 
 
 def _topics(value: Any) -> Iterator[str]:
@@ -97,15 +87,10 @@ def _topics(value: Any) -> Iterator[str]:
     for topic in dict.fromkeys(value):
         if value.count(topic) > 1:
             yield f"must name each topic once, has {shown(topic)} {value.count(topic)} times"
-        yield from _pattern(topic) if topic.startswith("^") else _topic_name(topic)
-
-
-def _topic_name(topic: str) -> Iterator[str]:
-    if not _TOPIC_NAME.fullmatch(topic):
-        yield (
-            f"has {shown(topic)}, which no topic can be called: give up to 249 of the characters "
-            "A-Z a-z 0-9 . _ - for a name, or begin a pattern with ^"
-        )
+        if is_pattern(topic):
+            yield from _pattern(topic)
+        else:
+            yield from (f"{fault} for a name, or begin a pattern with ^" for fault in topic_name(topic))
 
 
 def _pattern(pattern: str) -> Iterator[str]:
@@ -113,73 +98,44 @@ def _pattern(pattern: str) -> Iterator[str]:
         yield f"has the pattern {shown(pattern)}, which isn't plain text"
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # Python's plans for its own syntax
-            re.compile(pattern)
+        compiled(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         yield f"has the pattern {shown(pattern)}, which isn't a regular expression: {error}"
 
 
-def _one_of(*names: str) -> FieldCheck:
-    def check(value: Any) -> Iterator[str]:
-        if value not in names:
-            nearest = did_you_mean(value, names) if isinstance(value, str) else ""
-            yield f"must be one of {', '.join(map(repr, names))}, is {shown(value)}{nearest}"
+_DESERIALIZER: Final = function_of("bytes and a context", must_not_wait="it may block instead, in a thread")
 
-    return check
-
-
-def _count(value: Any) -> Iterator[str]:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WHOLE_NUMBER:
-        yield f"must be a whole number from 1 up, is {shown(value)}"
-
-
-def _seconds(*, may_be_zero: bool) -> FieldCheck:
-    least = "0" if may_be_zero else "more than 0"
-
-    def check(value: Any) -> Iterator[str]:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= MAX_SECONDS or (value == 0 and not may_be_zero):
-            yield f"must be seconds, from {least} to {MAX_SECONDS:.0f}, is {shown(value)}"
-
-    return check
-
-
-def _key_of(value: Any) -> Iterator[str]:
-    if value is None:
-        return
-    if not callable(value):
-        yield f"must be a function of a record, or None for its key, is {shown(value)}"
-    elif is_async_function(value):
-        yield (
-            f"must not be async, is {shown(value)}: a record is put into its lane before anything can wait; "
-            "give a plain function"
-        )
-
-
-def _mapping(value: Any) -> Iterator[str]:
-    if not isinstance(value, Mapping):  # its type alone: it may hold secrets
-        yield f"must be a mapping of librdkafka properties, is of type {type(value).__name__}"
-
-
-FIELD_CHECKS: Final[Mapping[str, FieldCheck]] = MappingProxyType(
+FIELD_CHECKS: Final[FieldChecks] = MappingProxyType(
     {
-        "bootstrap_servers": _servers,
-        "group_id": _text,
+        "bootstrap_servers": servers,
+        "group_id": text,
         "topics": _topics,
-        "ordering": _one_of("key", "partition", "unordered"),
-        "max_concurrency": _count,
-        "key_of": _key_of,
-        "max_buffered_records": _count,
-        "max_buffered_bytes": _count,
-        "commit_interval": _seconds(may_be_zero=False),
-        "revoke_grace": _seconds(may_be_zero=True),
-        "shutdown_timeout": _seconds(may_be_zero=True),
-        "auto_offset_reset": _one_of("earliest", "latest", "none"),
-        "connect_timeout": _seconds(may_be_zero=False),
-        "close_timeout": _seconds(may_be_zero=False),
-        "stall_warning": _seconds(may_be_zero=False),
-        "kafka": _mapping,
+        "ordering": one_of("key", "partition", "unordered"),
+        "max_concurrency": count,
+        "key_of": optional(
+            function_of("a record", must_not_wait="a record is put into its lane before anything can wait"),
+            "the record's key",
+        ),
+        "max_buffered_records": count,
+        "max_buffered_bytes": count,
+        "commit_interval": seconds(may_be_zero=False),
+        "revoke_grace": seconds(may_be_zero=True),
+        "shutdown_timeout": seconds(may_be_zero=True),
+        "auto_offset_reset": one_of("earliest", "latest", "none"),
+        "connect_timeout": seconds(may_be_zero=False),
+        "close_timeout": seconds(may_be_zero=False),
+        "stall_warning": seconds(may_be_zero=False),
+        "handler_timeout": optional(seconds(may_be_zero=False), "no bound"),
+        "retry": optional(instance_of(RetryPolicy), "no retries"),
+        "on_failure": one_of("raise", "skip", "dead_letter"),
+        "dead_letter": optional(instance_of(DeadLetterConfig), "no dead letters, or default ones"),
+        "breaker": optional(instance_of(BreakerPolicy), "none"),
+        "delivery": one_of("at_least_once", "exactly_once"),
+        "transactional_id": optional(text, "none"),
+        "producer": optional(instance_of(ProducerConfig), "one with the consumer's connection"),
+        "deserialize_key": optional(_DESERIALIZER, "the raw key"),
+        "deserialize_value": optional(_DESERIALIZER, "the raw value"),
+        "kafka": properties,
     }
 )
 
@@ -200,7 +156,7 @@ def _patterns_mean_what_they_say(config: ConsumerConfig, kafka: KafkaProperties)
     if uses_consumer_protocol(kafka):
         return  # the broker reads them
     for pattern in config.topics:
-        if not pattern.startswith("^"):
+        if not is_pattern(pattern):
             continue
         if _READ_OTHERWISE_BY_POSIX.search(pattern):
             yield Problem(
@@ -271,6 +227,74 @@ def _tokens_are_asked_for(_config: ConsumerConfig, kafka: KafkaProperties) -> It
         )
 
 
+def _exactly_once_has_an_identity(config: ConsumerConfig, _kafka: KafkaProperties) -> Iterator[Problem]:
+    if config.delivery == Delivery.EXACTLY_ONCE and config.transactional_id is None:
+        yield Problem(
+            "transactional_id",
+            "is needed for delivery='exactly_once', is None; give a name that stays the same over restarts, and "
+            "that no other member uses at the same time",
+        )
+    if config.delivery != Delivery.EXACTLY_ONCE and config.transactional_id is not None:
+        yield Problem(
+            "transactional_id",
+            f"goes with delivery='exactly_once' only, is {shown(config.transactional_id)}; set the one, or leave the "
+            "other out",
+        )
+
+
+def _exactly_once_reads_what_is_committed(config: ConsumerConfig, kafka: KafkaProperties) -> Iterator[Problem]:
+    level = str(kafka.get(ISOLATION_LEVEL, READ_COMMITTED))
+    if config.delivery == Delivery.EXACTLY_ONCE and level.lower() != READ_COMMITTED:
+        yield Problem(
+            property_subject(ISOLATION_LEVEL),
+            f"is {READ_COMMITTED} with delivery='exactly_once', not {level}: what is read of a transaction that is "
+            "undone then would be handled all the same; leave it out",
+        )
+
+
+def _transactions_are_idempotent(config: ConsumerConfig, _kafka: KafkaProperties) -> Iterator[Problem]:
+    kafka = config.producer.kafka if config.producer else {}
+    if config.delivery == Delivery.EXACTLY_ONCE and as_client_value(kafka.get(IDEMPOTENCE, True)) != "true":
+        yield Problem(
+            f"producer.{property_subject(IDEMPOTENCE)}",
+            "can't be off with delivery='exactly_once': what the client has to repeat would be doubled; leave it out",
+        )
+
+
+def _dead_letters_are_not_read(config: ConsumerConfig, kafka: KafkaProperties) -> Iterator[Problem]:
+    if config.on_failure != OnFailure.DEAD_LETTER and config.dead_letter is None:
+        return
+    given = config.dead_letter.topic if config.dead_letter else None
+    whole_names = uses_consumer_protocol(kafka)
+    if given is None:
+        yield from _default_dead_letters_are_not_read(config, whole_names=whole_names)
+    elif isinstance(given, str) and (reader := reader_of(given, config.topics, whole_names=whole_names)):
+        yield Problem(
+            "dead_letter.topic",
+            f"must not be read by the consumer itself, is {given!r}, which {reader!r} in topics takes in: dead letters "
+            "would come back for ever; give another topic, or topics that leave it out",
+        )
+
+
+def _default_dead_letters_are_not_read(config: ConsumerConfig, *, whole_names: bool) -> Iterator[Problem]:
+    come_back = "dead letters would come back for ever"
+    for topic in config.topics:
+        if not is_pattern(topic):
+            letters = topic + DEAD_LETTER_SUFFIX
+            if reader := reader_of(letters, config.topics, whole_names=whole_names):
+                yield Problem(
+                    "topics",
+                    f"has {reader!r}, which takes in {letters!r}, where dead letters of {topic!r} go: {come_back}; "
+                    "leave it out, or give dead_letter.topic",
+                )
+        elif is_open_ended(topic, whole_names=whole_names):
+            yield Problem(
+                "topics",
+                f"has the pattern {topic!r}, which takes in <topic>{DEAD_LETTER_SUFFIX} with each topic that it takes "
+                f"in: {come_back}; write one like '^orders-[^.]+$', or give dead_letter.topic",
+            )
+
+
 def _milliseconds(kafka: KafkaProperties, name: str) -> int:
     return int(as_client_value(kafka.get(name, DEFAULT_MILLISECONDS[name])))
 
@@ -289,5 +313,9 @@ RELATIONS: Final[tuple[tuple[Relation, AbstractSet[str]], ...]] = (
     ),
     (_strategies_go_together, set()),
     (_tokens_are_asked_for, set()),
+    (_exactly_once_has_an_identity, {"delivery", "transactional_id"}),
+    (_exactly_once_reads_what_is_committed, {"delivery"}),
+    (_transactions_are_idempotent, {"delivery", "producer"}),
+    (_dead_letters_are_not_read, {"on_failure", "dead_letter", "topics"}),
 )
 """How fields have to fit together, each with what has to be right by itself before it can be asked."""

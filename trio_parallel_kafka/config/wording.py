@@ -15,18 +15,28 @@ class Problem(str):
     """One fault, as the line that a user reads.
 
     Attributes:
-        subject: what it is about: a field, or ``kafka['<property>']``.
+        subject: what it is about: a field, or ``kafka['<property>']``; with a dot after the field that it is within.
+        fault: what is wrong with it.
     """
 
-    __slots__ = ("subject",)
+    __slots__ = ("fault", "subject")
 
     subject: str
+    fault: str
 
     def __new__(cls, subject: str, fault: str) -> Self:
         """Join the two into a line."""
         problem = super().__new__(cls, f"{subject}: {fault}")
         problem.subject = subject
+        problem.fault = fault
         return problem
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # or it couldn't be pickled
+        return self.subject, self.fault
+
+    def within(self, field: str) -> Problem:
+        """The same, as it is called from outside of the field that holds its subject."""
+        return Problem(f"{field}.{self.subject}", self.fault)
 
 
 def property_subject(name: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+import trio
 from confluent_kafka import KafkaError as ClientError, KafkaException
 
 from trio_parallel_kafka.core.assignments import TopicPartition
@@ -39,6 +41,10 @@ _FINAL: Final[dict[int, tuple[type[KafkaError], str]]] = {
     ClientError.TOPIC_AUTHORIZATION_FAILED: (
         AuthorizationError,
         "an ACL is missing: READ and DESCRIBE on the topic",
+    ),
+    ClientError.CLUSTER_AUTHORIZATION_FAILED: (
+        AuthorizationError,
+        "an ACL is missing: WRITE on a topic, or IDEMPOTENT_WRITE on the cluster",
     ),
     ClientError.INVALID_GROUP_ID: (KafkaError, "the brokers refuse the group_id"),
     ClientError.INCONSISTENT_GROUP_PROTOCOL: (
@@ -93,3 +99,33 @@ def as_error(
     dressed = kind(f"{doing}{where}: {error.str()} ({error.name()})", topic=topic, partition=number)
     dressed.__cause__ = KafkaException(error)
     return dressed
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether there is nothing else in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
+def add_notes(error: BaseException, problems: Iterable[ParallelKafkaError]) -> None:
+    """Say on an exception that leaves anyway what went wrong while leaving."""
+    for problem in problems:
+        error.add_note(f"while leaving, {type(problem).__name__}: {problem}")
+
+
+def is_only(error: BaseException, raised: BaseException) -> bool:
+    """Whether ``error`` says no more than ``raised``, in the wrappings of nurseries.
+
+    Leaves are compared: a nursery that splits cancellations off makes new groups of what is left.
+    """
+    known = {id(leaf) for leaf in _leaves(raised)}
+    return all(isinstance(leaf, trio.Cancelled) or id(leaf) in known for leaf in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
