@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -26,6 +29,7 @@ class Item:
 
     offset: int
     size: int = 1
+    attempt: int = 1
 
 
 class WatchedBuffer(Generic[T]):
@@ -82,6 +86,45 @@ def taken(member: Member[Item]) -> Lane[Item]:
     return lane
 
 
+def steps_of(call: Callable[[], object]) -> int:
+    """Count the bytecodes that a call runs: what it costs, whatever else the machine does."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        if frame.f_code.co_qualname.startswith("Moment."):
+            return None
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    gc.disable()  # there are callbacks of it
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    return steps
+
+
+class Moment(float):
+    """A time that counts how often such times are compared."""
+
+    compared = 0
+
+    def __lt__(self, other: float) -> bool:
+        Moment.compared += 1
+        return super().__lt__(other)
+
+    __hash__ = float.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Moment.compared += 1
+        return super().__eq__(other)
+
+
 def to_ranges(offsets: Iterable[int]) -> OffsetRanges:
     """Write a set of offsets as ranges, the plain way."""
     ranges: list[tuple[int, int]] = []
@@ -100,9 +143,23 @@ def to_offsets(ranges: OffsetRanges) -> set[int]:
 
 def state_of_lane(lane: Lane[Any]) -> tuple[object, ...]:
     """A lane's whole state, as a value."""
+    return (
+        lane.key,
+        records_of(lane),
+        lane.waiting,
+        lane.taken,
+        lane.parked_until,
+        lane.lingers,
+        lane.is_stuck,
+        lane.error,
+    )
+
+
+def records_of(lane: Lane[T]) -> list[T]:
+    """All records of a lane that is in its group, in order."""
+    rest = lane.detour.rest if lane.detour is not None else None
     buffer = lane.buffer
-    behind = tuple(buffer.items) if isinstance(buffer, WatchedBuffer) else ()
-    return lane.key, lane.head, lane.waiting, behind, lane in lane.group.sealed
+    return [lane.head, *(rest or ()), *(buffer.items if isinstance(buffer, WatchedBuffer) else ())]
 
 
 def state_of_group(group: LaneGroup[Any]) -> tuple[object, ...]:
@@ -110,14 +167,28 @@ def state_of_group(group: LaneGroup[Any]) -> tuple[object, ...]:
     return (
         tuple(map(state_of_lane, group.by_key.values())),
         tuple(map(state_of_lane, group.ready)),
+        tuple((until, order, state_of_lane(lane)) for until, order, lane in group.parked),
         tuple(map(state_of_lane, group.sealed)),
+        group.stuck,
+        group.is_held,
         group.is_closed,
     )
 
 
+def is_dropped(group: LaneGroup[Any]) -> bool:
+    """Whether a group is closed, and has nothing that it could hand out or count."""
+    return group.is_closed and not (group.by_key or group.ready or group.parked or group.sealed or group.stuck)
+
+
 def state_of_scheduler(scheduler: LaneScheduler[Any]) -> tuple[object, ...]:
     """A scheduler's whole state, as a value."""
-    return tuple(map(id, scheduler._turn)), tuple(map(id, scheduler._spare))
+    return (
+        tuple(map(id, scheduler._turn)),
+        tuple(map(id, scheduler._spare)),
+        tuple(map(id, scheduler._with_parked)),
+        sorted(scheduler.holds),
+        scheduler.is_held,
+    )
 
 
 def state_of_assignment(assignment: Assignment[Item]) -> tuple[object, ...]:

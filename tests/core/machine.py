@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from itertools import product
 from typing import Literal
 
+import attrs
 import pytest
 from core.kit import Item, new_member, state_of, state_of_assignment
 from core.naive_broker import Log, Process, Tenure
@@ -41,7 +42,7 @@ logs = st.lists(
     max_size=15,
 )
 limits = st.builds(FlowLimits, max_records=st.integers(1, 40), max_bytes=st.sampled_from([100, 20, 10, 1]))
-ACTS = [*["fetch", "go on", "put back"] * 2, *["take"] * 3, "fetch to the end", "look", "fail"]
+ACTS = [*["fetch", "go on", "put back"] * 2, *["take"] * 3, "fetch to the end", "look", "fail", "retry", "tick"]
 blows = st.sampled_from(["revoked", "revoked", "revoked", "revoked", "lost", "crash", "small metadata"])
 plans = st.lists(st.sampled_from([*product(ACTS, range(10))]), min_size=2, max_size=16)
 
@@ -64,6 +65,7 @@ class CoreMachine(RuleBasedStateMachine):
     ) -> None:
         """A topic with some records, each of its partitions owned by a member."""
         self.flow, self.ordering, self.topic_id = flow, ordering, topic_id
+        self.now = 0
         self.processes = [self.new_process() for _ in range(MEMBERS)]
         self.logs = {partition: Log() for partition in PARTITIONS}
         for partition, content in zip(PARTITIONS, contents, strict=True):
@@ -260,6 +262,10 @@ class CoreMachine(RuleBasedStateMachine):
             self.resume(tenure.process, tenure.assignment, hands[pick // 2 :])
         elif act == "fail" and held:
             self.fail(*held[pick % len(held)])
+        elif act == "retry" and held:
+            self.retry(*held[pick % len(held)], delay=pick)
+        elif act == "tick":
+            self.tick(pick)
         elif held:
             self.complete(*held[pick % len(held)], visit_ends=act == "put back")
 
@@ -302,6 +308,27 @@ class CoreMachine(RuleBasedStateMachine):
         process.hands.remove(lane)
         process.member.lanes.seal(lane)
         assert (state_of_assignment(assignment) == before) is (assignment.phase is not Phase.ACTIVE)
+
+    def retry(self, process: Process, lane: Lane[Item], *, delay: int) -> None:
+        """A handler fails, and its record is to be tried again."""
+        assignment: Assignment[Item] = lane.group.owner
+        record, before = lane.head, state_of_assignment(assignment)
+        process.hands.remove(lane)
+        lane.head = attrs.evolve(record, attempt=record.attempt + 1)
+        assignment.replace(lane.head)
+        process.member.lanes.park(lane, self.now + delay)
+        assert (state_of_assignment(assignment) == before) is (not assignment.is_current)
+        tenure = self.logs[assignment.partition].owner
+        if tenure is not None and tenure.assignment is assignment:
+            tenure.started.discard(record.offset)
+
+    def tick(self, seconds: int) -> None:
+        """Time goes by: what is due may be tried again."""
+        self.now += seconds
+        for process in self.processes:
+            process.member.lanes.release_due(self.now)
+            due = process.member.lanes.next_due()
+            assert due is None or due > self.now, "P5: it is due, and stays parked"
 
     def check_start(self, process: Process, lane: Lane[Item]) -> None:
         """P2: what was before it in its lane is done; it runs once in a tenure, and alone in its lane."""
@@ -405,10 +432,20 @@ class CoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_somewhere(self) -> None:
-        """Each lane of an active partition is ready, in a worker's hands, or sealed: none is forgotten."""
+        """Each lane of an active partition is ready, parked, in a worker's hands, or sealed: none is forgotten."""
         for tenure in self.tenures(Phase.ACTIVE):
             lanes = tenure.assignment.lanes
-            placed = [*lanes.ready, *lanes.sealed, *tenure.process.hands_of(tenure.assignment)]
+            stuck = [*lanes.sealed, *(lane for _, _, lane in lanes.parked)]
+            placed = [*lanes.ready, *stuck, *tenure.process.hands_of(tenure.assignment)]
             assert len(set(placed)) == len(placed)
             assert set(lanes.by_key.values()) <= set(placed)
             assert sum(lane.waiting + 1 for lane in placed) == len(tenure.assignment.tracker)
+            assert sum(lane.waiting + 1 for lane in stuck) == lanes.stuck
+
+    @invariant()
+    def attempts_are_noted(self) -> None:
+        """What is told of an incomplete record is its newest attempt."""
+        for tenure in self.tenures(Phase.ACTIVE):
+            incomplete = {item.offset: item for item in tenure.assignment.tracker._incomplete.values()}
+            for lane in (*tenure.assignment.lanes.by_key.values(), *tenure.process.hands_of(tenure.assignment)):
+                assert incomplete[lane.head.offset] is lane.head

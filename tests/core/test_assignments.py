@@ -130,6 +130,35 @@ def test_buffered_bytes_are_those_of_incomplete_records(steps: list[tuple[str, i
         assert assignment.buffered_bytes == sum(item.size for item in incomplete.values())
 
 
+@pytest.mark.parametrize(
+    ("names", "counts"), [(["start"], True), (["start", "begin_revoke"], True), (["start", "end"], False)]
+)
+def test_next_attempt_takes_the_place_of_the_one_that_failed(names: list[Move], counts: bool) -> None:
+    """It is what is told of the offset, in its old place and with its old bytes; after the end nothing changes."""
+    assignment = after(*names[:1])
+    first, second = Item(5, size=10), Item(6, size=20)
+    assignment.seen(first)
+    assignment.seen(second)
+    for name in names[1:]:
+        MOVES[name](assignment)
+    again = Item(5, size=10, attempt=2)
+    assignment.replace(again)
+    assert assignment.tracker.oldest is (again if counts else first)
+    assert (len(assignment.tracker), assignment.buffered_bytes, assignment.tracker.position) == (2, 30, 5)
+    assert assignment.complete(again) is counts
+
+
+def test_next_attempt_of_what_is_not_incomplete_is_refused() -> None:
+    """It would be taken for a record that was just seen, and be committed never."""
+    assignment = after("start")
+    assignment.seen(Item(5))
+    assignment.complete(Item(5))
+    before = state_of_assignment(assignment)
+    with pytest.raises(AssertionError):
+        assignment.replace(Item(5))
+    assert state_of_assignment(assignment) == before
+
+
 @given(steps=st.lists(st.tuples(st.sampled_from(["assign", "end", "end again"]), st.integers(0, 2)), max_size=30))
 @example(steps=[("assign", 0), ("assign", 0)])
 @example(steps=[("assign", 0), ("end", 0), ("assign", 0), ("end again", 0)])  # the old one doesn't end the new one

@@ -26,6 +26,7 @@ def check(machine: CoreMachine) -> None:
     machine.clean_means_committed()
     machine.bounds_are_kept()
     machine.everything_is_somewhere()
+    machine.attempts_are_noted()
 
 
 def play(machine: CoreMachine, *plan: tuple[str, int]) -> None:

@@ -31,13 +31,14 @@ def complete_one(member: Member[Item]) -> None:
 
 
 def busy_member() -> tuple[Member[Item], Assignment[Item]]:
-    """Make a member with lanes ready, in hands and sealed, paused, with a commit acknowledged and one to be made."""
+    """Make a member with lanes anywhere, paused, with a commit acknowledged and one to be made."""
     member = new_member()
     assignment = started(member, 5, ((7, 8),))
     member.ledger.inherit(assignment, 5, "")
-    fill(member, assignment, "aabcd")
+    fill(member, assignment, "aabcde")
     complete_one(member)
     member.lanes.seal(taken(member))
+    member.lanes.park(taken(member), 5.0)
     taken(member)
     assignment.pause_reason = BUFFER_FULL
     member.assign(OTHER)
@@ -49,13 +50,23 @@ def busy_member() -> tuple[Member[Item], Assignment[Item]]:
     [
         (lambda member, each: member.deliver(each, "a", Item(3)), OffsetWentBackError),
         (lambda member, each: member.deliver(each, [], Item(50)), TypeError),
+        (lambda member, each: member.deliver_failed(each, Item(3), ValueError()), OffsetWentBackError),
         (lambda _member, each: each.complete(Item(5)), KeyError),
         (lambda member, each: member.assign(each.partition), TransitionError),
         (lambda member, _each: member.assign(OTHER), TransitionError),
         (lambda member, each: member.start(each, 9, ((10, 11),), b"i" * 16), TransitionError),
         (lambda member, _each: member.begin_revoke(member.assignments.get(OTHER)), TransitionError),
     ],
-    ids=["went back", "unhashable", "twice", "owned", "starting", "started", "revoked while starting"],
+    ids=[
+        "went back",
+        "unhashable",
+        "failed and went back",
+        "twice",
+        "owned",
+        "starting",
+        "started",
+        "revoked while starting",
+    ],
 )
 def test_call_that_fails_changes_nothing(
     call: Callable[[Member[Item], Assignment[Item]], object], error: type[Exception]
@@ -215,20 +226,28 @@ def test_bytes_alone_fill_a_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("full", "hung", "sealed", "resumes"),
+    ("full", "hung", "sealed", "parked", "resumes"),
     [
-        ("aaaabcd", "", "", False),  # seven may run: more than half
-        ("aaaabcd", "a", "", False),  # three may, but not enough is free
-        ("aaaab", "", "", False),
-        ("aaaab", "a", "", True),  # four are stuck behind one, one may run
-        ("aaaab", "", "a", True),
-        ("aabbc", "a", "b", True),
-        ("abcde", "", "", False),
-        ("abcde", "a", "", True),  # of five, four may run: half of the bound
+        ("aaaabcd", "", "", "", False),  # seven may run: more than half
+        ("aaaabcd", "a", "", "", False),  # three may, but not enough is free
+        ("aaaabcd", "", "", "abcd", False),
+        ("aaaab", "", "", "", False),
+        ("aaaab", "a", "", "", True),  # four are stuck behind one, one may run
+        ("aaaab", "", "a", "", True),
+        ("aaaab", "", "", "a", True),
+        ("aaabb", "", "", "b", True),
+        ("aabbc", "a", "b", "", True),
+        ("aabbc", "", "", "ab", True),
+        ("aabbc", "a", "", "b", True),
+        ("abcde", "", "", "", False),
+        ("abcde", "a", "", "", True),  # of five, four may run: half of the bound
+        ("abcde", "", "", "e", True),
     ],
 )
-def test_records_behind_a_stuck_one_do_not_count_as_runnable(full: str, hung: str, sealed: str, resumes: bool) -> None:
-    """A hung or sealed lane holds up its own records, not its partition, while there is room."""
+def test_records_behind_a_stuck_one_do_not_count_as_runnable(
+    full: str, hung: str, sealed: str, parked: str, resumes: bool
+) -> None:
+    """A hung, sealed or parked lane holds up its own records, not its partition, while there is room."""
     member = new_member(SMALL)
     assignment = started(member)
     fill(member, assignment, full)
@@ -240,9 +259,47 @@ def test_records_behind_a_stuck_one_do_not_count_as_runnable(full: str, hung: st
             stuck.append(lane)
         elif str(lane.key) in sealed:
             member.lanes.seal(lane)
+        elif str(lane.key) in parked:
+            member.lanes.park(lane, 5.0)
         else:
             member.lanes.put_back(lane)
     assert member.resume_if_low(assignment, stuck) is resumes
+
+
+def test_what_comes_behind_a_parked_record_does_not_count_as_runnable_until_it_is_due() -> None:
+    """Records that come for a parked lane wait with it; once it is due, all of them may run again."""
+    member = new_member(SMALL)
+    assignment = started(member)
+    fill(member, assignment, "a")
+    member.lanes.park(taken(member), 5.0)
+    fill(member, assignment, "aaaab")
+    assignment.pause_reason = BUFFER_FULL
+    assert member.lanes.release_due(5.0)
+    assert not member.resume_if_low(assignment)
+    complete_one(member)
+    assert not member.resume_if_low(assignment)
+    member.lanes.park(taken(member), 10.0)
+    assert member.resume_if_low(assignment)
+
+
+def test_record_that_has_failed_before_it_got_a_key_has_a_lane_of_its_own() -> None:
+    """Its error is found there; it counts as buffered like any other."""
+    member = new_member()
+    assignment = started(member)
+    error = ValueError("no key")
+    assert member.deliver_failed(assignment, Item(0, 10), error)
+    assert member.deliver(assignment, None, Item(1, 10))
+    lanes = [taken(member), taken(member)]
+    assert [(lane.key, lane.head.offset, lane.error) for lane in lanes] == [(None, 0, error), (None, 1, None)]
+    assert (len(assignment.tracker), assignment.buffered_bytes) == (2, 20)
+
+
+def test_error_of_what_an_earlier_owner_completed_is_not_looked_at() -> None:
+    """It has no lane."""
+    member = new_member()
+    assignment = started(member, 0, ((0, 1),))
+    assert not member.deliver_failed(assignment, Item(0), ValueError("no key"))
+    assert member.lanes.take() is None
 
 
 def test_other_reasons_to_pause_are_left_alone() -> None:

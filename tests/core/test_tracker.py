@@ -10,10 +10,10 @@ from hypothesis import example, given, strategies as st
 
 from trio_parallel_kafka.core.tracker import OffsetTracker, OffsetWentBackError
 
-Operation = tuple[Literal["seen", "complete", "skip"], int]
+Operation = tuple[Literal["seen", "complete", "skip", "replace"], int]
 
 small = st.integers(0, 30)
-operations = st.lists(st.tuples(st.sampled_from(["seen", "seen", "complete", "skip"]), small), max_size=40)
+operations = st.lists(st.tuples(st.sampled_from(["seen", "seen", "complete", "skip", "replace"]), small), max_size=40)
 
 
 class NaiveTracker:
@@ -72,6 +72,21 @@ def skip(tracker: OffsetTracker[str], model: NaiveTracker, offset: int) -> None:
     model.read_to = max(model.read_to, offset)
 
 
+def replace(tracker: OffsetTracker[str], model: NaiveTracker, offset: int) -> None:
+    """Put another item in place of an incomplete one's, and compare the answers."""
+    if offset in model.incomplete:
+        model.incomplete[offset] += " again"
+        tracker.replace(offset, model.incomplete[offset])
+        return
+    before = state(tracker)
+    with pytest.raises(AssertionError):
+        tracker.replace(offset, "from nowhere")
+    assert state(tracker) == before
+
+
+ACTS = {"seen": see, "complete": complete, "skip": skip, "replace": replace}
+
+
 @given(position=st.integers(0, 10), inherited=st.sets(small, max_size=20), steps=operations)
 @example(position=0, inherited=set(), steps=[])
 @example(position=0, inherited={0, 1}, steps=[])  # the first map may begin at the position itself
@@ -81,19 +96,20 @@ def skip(tracker: OffsetTracker[str], model: NaiveTracker, offset: int) -> None:
 @example(position=0, inherited={3, 4}, steps=[("seen", 0), ("skip", 4)])  # the log's end lies within a range
 @example(position=5, inherited=set(), steps=[("seen", 4)])
 @example(position=5, inherited=set(), steps=[("skip", 4), ("seen", 5)])
+@example(position=0, inherited=set(), steps=[("seen", 0), ("seen", 1), ("replace", 0)])  # it stays the oldest
 def test_tracker_matches_sets_of_offsets(position: int, inherited: set[int], steps: list[Operation]) -> None:
     """Position, map, what is to be handled, and each refusal follow from plain sets; a refusal changes nothing."""
     inherited = {offset for offset in inherited if offset >= position}
     tracker: OffsetTracker[str] = OffsetTracker(position, to_ranges(inherited))
     model = NaiveTracker(position, inherited)
-    act = {"seen": see, "complete": complete, "skip": skip}
     for name, offset in steps:
-        act[name](tracker, model, offset)
+        ACTS[name](tracker, model, offset)
         assert tracker.next_offset == model.read_to
         assert tracker.position == model.position
         assert len(tracker) == len(model.incomplete)
         assert tracker.oldest == model.incomplete.get(model.position)
         assert tracker.completed_above() == to_ranges(model.completed_above)
+        assert {each for each in range(35) if each in tracker} == set(model.incomplete)
 
 
 @given(position=st.integers(0, 10), inherited=st.sets(small, max_size=20), steps=operations, log=st.sets(small))
@@ -105,9 +121,8 @@ def test_hand_over_offers_exactly_the_rest(
     inherited = {offset for offset in inherited if offset >= position}
     first: OffsetTracker[str] = OffsetTracker(position, to_ranges(inherited))
     model = NaiveTracker(position, inherited)
-    act = {"seen": see, "complete": complete, "skip": skip}
     for name, offset in steps:
-        act[name](first, model, offset)
+        ACTS[name](first, model, offset)
     second: OffsetTracker[str] = OffsetTracker(first.position, first.completed_above())
     rest = sorted({offset for offset in log if offset >= first.position} | set(model.incomplete))
     offered = {offset for offset in rest if second.seen(offset, "")}

@@ -151,6 +151,11 @@ class Assignment(Generic[R]):
         self.buffered_bytes -= record.size
         return True
 
+    def replace(self, record: R) -> None:
+        """The record is to be attempted again, as this one. Without effect once the assignment has ended."""
+        if self.is_current:
+            self._tracker.replace(record.offset, record)
+
     def _move(self, phase: Phase) -> None:
         if phase not in TRANSITIONS[self._phase]:
             message = f"{self!r} can't become {phase.value}"

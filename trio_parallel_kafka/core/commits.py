@@ -29,6 +29,7 @@ class CommitEntry:
         offset: the position, that is the next offset to read.
         metadata: the map of what completed above it.
         is_cut: the map didn't fit and lost its end.
+        covered_to: what is completed at or above the position is in the map up to here (exclusive), beyond it isn't.
     """
 
     partition: TopicPartition
@@ -36,6 +37,7 @@ class CommitEntry:
     offset: int
     metadata: str
     is_cut: bool = attrs.field(default=False, eq=False)
+    covered_to: int = attrs.field(default=0, eq=False)
 
 
 class CommitLedger:
@@ -87,4 +89,11 @@ class CommitLedger:
         position, completed = assignment.tracker.position, assignment.tracker.completed_above()
         encoded = encode(position, completed, topic_id=assignment.topic_id, limit=self._metadata_limit)
         is_cut = bool(completed) and encoded.covered_to < completed[-1][1]
-        return CommitEntry(assignment.partition, assignment.assignment_epoch, position, encoded.text, is_cut)
+        return CommitEntry(
+            assignment.partition,
+            assignment.assignment_epoch,
+            position,
+            encoded.text,
+            is_cut=is_cut,
+            covered_to=encoded.covered_to,
+        )

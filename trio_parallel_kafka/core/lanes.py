@@ -4,21 +4,27 @@ Rules
 -----
 
 - A lane exists while its key has a record: running, ready or waiting. It is in exactly one place: in its
-  group's ready queue, in a worker's hands, or sealed.
+  group's ready queue, in a worker's hands, parked until a moment, or sealed.
 - Records of a lane are handed out in the order offered, the next only after the previous was finished.
 - Groups (partitions) with ready lanes are served in turn, and the ready lanes of a group in turn, so neither
   a hot key nor a full partition starves another.
 - A key of ``None`` has no order: each such record is a lane of its own that no later record can find.
 - Only a lane with records *behind* its head has a buffer; buffers are recycled when they run dry.
+- A parked lane is an entry in its group's heap, and nothing else. A heap is bounded as the buffer is: it never has
+  more than two entries for each record that is stuck, though a lane that becomes ready early leaves its entry there.
+- While anything holds the scheduler, or a group, nothing of it is handed out; what is in hands goes on.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Buffer(Protocol[T]):
@@ -31,6 +37,30 @@ class Buffer(Protocol[T]):
     def close(self) -> None: ...
 
 
+class Detour(Generic[T]):
+    """What only those lanes have to remember that don't simply run.
+
+    Attributes:
+        rest: the records that wait behind the head and come before what is in the buffer. While there are none it is
+            ``None``: even an empty one takes more memory than all else of a parked lane.
+        taken: how many records a worker has, from the head on, when it has the lane.
+        parked_until: when a parked lane becomes ready, else ``None``.
+        lingers: it is parked only for more records to come.
+        is_stuck: it is parked or sealed: its records can't run.
+        error: what the head has failed with for good; it isn't attempted again.
+    """
+
+    __slots__ = ("error", "is_stuck", "lingers", "parked_until", "rest", "taken")
+
+    def __init__(self) -> None:
+        self.rest: deque[T] | None = None
+        self.taken: int = 1
+        self.parked_until: float | None = None
+        self.lingers: bool = False
+        self.is_stuck: bool = False
+        self.error: Exception | None = None
+
+
 class Lane(Generic[T]):
     """One key's records.
 
@@ -39,9 +69,10 @@ class Lane(Generic[T]):
         head: the record to be handled, or being handled.
         waiting: how many records wait behind the head.
         since: when the head was taken by a worker, in the clock of whoever took it.
+        detour: what it has to remember if it doesn't simply run.
     """
 
-    __slots__ = ("buffer", "group", "head", "key", "since", "waiting")
+    __slots__ = ("buffer", "detour", "group", "head", "key", "since", "waiting")
 
     def __init__(self, group: LaneGroup[T], key: Hashable | None, head: T) -> None:
         self.group: LaneGroup[T] = group
@@ -50,19 +81,81 @@ class Lane(Generic[T]):
         self.waiting: int = 0
         self.since: float = 0.0
         self.buffer: Buffer[T] | None = None
+        self.detour: Detour[T] | None = None
+
+    def on_detour(self) -> Detour[T]:
+        """Its detour, which it is on from now on."""
+        if self.detour is None:
+            self.detour = Detour()
+        return self.detour
+
+    @property
+    def taken(self) -> int:
+        """See :class:`Detour`."""
+        return 1 if self.detour is None else self.detour.taken
+
+    @property
+    def in_hands(self) -> Sequence[T]:
+        """The records that a worker has, if it has the lane."""
+        if self.detour is None:
+            return [self.head]
+        return [self.head, *itertools.islice(self.detour.rest or (), self.detour.taken - 1)]
+
+    @property
+    def error(self) -> Exception | None:
+        """See :class:`Detour`."""
+        return None if self.detour is None else self.detour.error
+
+    @error.setter
+    def error(self, error: Exception | None) -> None:
+        if error is not None or self.detour is not None:
+            self.on_detour().error = error
+
+    @property
+    def parked_until(self) -> float | None:
+        """See :class:`Detour`."""
+        return None if self.detour is None else self.detour.parked_until
+
+    @property
+    def lingers(self) -> bool:
+        """See :class:`Detour`."""
+        return self.detour is not None and self.detour.lingers
+
+    @property
+    def is_stuck(self) -> bool:
+        """See :class:`Detour`."""
+        return self.detour is not None and self.detour.is_stuck
 
 
 class LaneGroup(Generic[T]):
-    """The lanes of one assignment (its ``owner``)."""
+    """The lanes of one assignment (its ``owner``).
 
-    __slots__ = ("by_key", "is_closed", "owner", "ready", "sealed")
+    Attributes:
+        stuck: how many records are in lanes that are parked or sealed.
+    """
+
+    __slots__ = ("by_key", "is_closed", "is_held", "owner", "parked", "ready", "sealed", "stuck")
 
     def __init__(self, owner: Any) -> None:
         self.owner: Any = owner
         self.by_key: dict[Hashable, Lane[T]] = {}
         self.ready: deque[Lane[T]] = deque()
+        self.parked: list[tuple[float, int, Lane[T]]] = []
         self.sealed: list[Lane[T]] = []
+        self.stuck: int = 0
         self.is_closed: bool = False
+        self.is_held: bool = False
+
+
+class Lingering(Protocol[T_contra]):
+    """For how long a lane waits to be filled."""
+
+    @property
+    def size(self) -> int:
+        """How many records fill it."""
+
+    def until(self, head: T_contra, /) -> float | None:
+        """When it becomes ready all the same; ``None``: at once."""
 
 
 class LaneScheduler(Generic[T]):
@@ -78,13 +171,22 @@ class LaneScheduler(Generic[T]):
         self._max_spare: Final = max_spare
         self._spare: list[Buffer[T]] = []
         self._turn: deque[LaneGroup[T]] = deque()
+        self._with_parked: dict[LaneGroup[T], None] = {}
+        self._order: Final = itertools.count()
+        self.lingering: Lingering[T] | None = None
+        """How new lanes wait to fill, if they do."""
+        self.on_parked: Callable[[float], None] = lambda _until: None
+        """Told until when a lane is parked."""
+        self.holds: Final[set[str]] = set()
+        """Why nothing is handed out."""
+        self.is_held: bool = False
 
     def __bool__(self) -> bool:
-        """Whether a lane is ready."""
-        return bool(self._turn)
+        """Whether a lane is ready, and may be handed out."""
+        return bool(self._turn) and not self.is_held
 
-    def offer(self, group: LaneGroup[T], key: Hashable | None, item: T) -> None:
-        """Put an item behind all others of its key.
+    def offer(self, group: LaneGroup[T], key: Hashable | None, item: T) -> Lane[T]:
+        """Put an item behind all others of its key; return its lane.
 
         Raises:
             TypeError: the key can't be hashed; nothing changed.
@@ -98,14 +200,28 @@ class LaneScheduler(Generic[T]):
                     found.buffer = self._spare.pop() if self._spare else self._open_buffer()
                 found.buffer.send_nowait(item)
                 found.waiting += 1
-                return
+                if found.detour is not None and found.detour.is_stuck:
+                    group.stuck += 1
+                    if found.lingers and found.waiting + 1 >= self.lingering.size:  # type: ignore[union-attr]  # or none lingered
+                        self._unpark(found)
+                        self._sweep(group)
+                return found
             lane = group.by_key[key] = Lane(group, key, item)
-        self._make_ready(lane)
+        if self.lingering is None:
+            self._make_ready(lane)
+        else:
+            self._linger_or_make_ready(lane, self.lingering)
+        return lane
+
+    @property
+    def groups(self) -> Sequence[LaneGroup[T]]:
+        """The groups with lanes that may be handed out, in their turn; none if the scheduler is held."""
+        return () if self.is_held else tuple(self._turn)
 
     def take(self) -> Lane[T] | None:
-        """The next ready lane, now in the caller's hands; ``None`` when nothing is ready."""
+        """The next ready lane, now in the caller's hands; ``None`` when nothing may be handed out."""
         turn = self._turn
-        if not turn:
+        if not turn or self.is_held:
             return None
         group = turn[0]
         lane = group.ready.popleft()
@@ -115,48 +231,209 @@ class LaneScheduler(Generic[T]):
             turn.rotate(-1)
         return lane
 
+    def take_from(self, group: LaneGroup[T]) -> Lane[T] | None:
+        """The next ready lane of one of :attr:`groups`, whose turn is over when it has no more."""
+        if not group.ready:
+            return None
+        lane = group.ready.popleft()
+        if not group.ready:
+            self._turn.remove(group)
+        return lane
+
+    def end_turn(self, group: LaneGroup[T]) -> None:
+        """Have all other groups go first."""
+        if group.ready:
+            self._turn.remove(group)
+            self._turn.append(group)
+
+    def take_despite(self, reason: str) -> Lane[T] | None:
+        """The next ready lane, if nothing but this reason holds the scheduler."""
+        if self.holds - {reason}:
+            return None
+        was_held, self.is_held = self.is_held, False
+        lane = self.take()
+        self.is_held = was_held
+        return lane
+
     def advance(self, lane: Lane[T]) -> bool:
         """The head is finished. ``True``: ``lane.head`` is the next; ``False``: the lane is gone."""
         if not lane.waiting:
             if lane.key is not None and not lane.group.is_closed:
                 del lane.group.by_key[lane.key]
             return False
+        lane.waiting -= 1
+        if lane.detour is not None and lane.detour.rest:
+            lane.head = lane.detour.rest.popleft()
+            return True
         assert lane.buffer is not None  # noqa: S101 - something waits, so it waits there
         lane.head = lane.buffer.receive_nowait()
-        lane.waiting -= 1
         if not lane.waiting:
             self._recycle(lane)
         return True
 
     def put_back(self, lane: Lane[T]) -> None:
         """The caller stops before the head was started; others of the group go first."""
-        if not lane.group.is_closed:
+        if lane.detour is not None:
+            lane.detour.taken = 1
+        if lane.group.is_closed:
+            return
+        if self.lingering is None:
             self._make_ready(lane)
+        else:
+            self._linger_or_make_ready(lane, self.lingering)
+
+    # Several records of a lane at once
+
+    def gather(self, lane: Lane[T], count: int) -> Sequence[T]:
+        """Take up to ``count`` records of a lane that is in the caller's hands, from its head on."""
+        detour = lane.on_detour()
+        rest = detour.rest or deque()
+        wanted = min(count - 1, lane.waiting)
+        if len(rest) < wanted:
+            assert lane.buffer is not None  # noqa: S101 - what waits and isn't in the rest waits there
+            rest.extend(lane.buffer.receive_nowait() for _ in range(wanted - len(rest)))
+            if len(rest) == lane.waiting:
+                self._recycle(lane)
+        detour.rest = rest or None
+        detour.taken = wanted + 1
+        return lane.in_hands
+
+    def keep(self, lane: Lane[T], remaining: Sequence[T]) -> bool:
+        """Of what was gathered, ``remaining`` isn't finished. ``True``: the lane has a head; ``False``: it is gone."""
+        if lane.group.is_closed:
+            return False
+        detour = lane.on_detour()
+        behind = deque([*remaining[1:], *itertools.islice(detour.rest or (), detour.taken - 1, None)])
+        finished = detour.taken - len(remaining)
+        detour.taken = 1
+        detour.rest = behind or None
+        if remaining:
+            lane.head = remaining[0]
+            lane.waiting -= finished
+            return True
+        lane.waiting -= finished - 1
+        return self.advance(lane)
+
+    # Lanes that don't run for a while, or any more
+
+    def park(self, lane: Lane[T], until: float) -> None:
+        """Put a lane that is in the caller's hands aside until a moment."""
+        group, detour = lane.group, lane.on_detour()
+        detour.taken = 1
+        if not group.is_closed:
+            detour.parked_until = until
+            heapq.heappush(group.parked, (until, next(self._order), lane))
+            self._with_parked[group] = None
+            self._stick(lane)
+            self.on_parked(until)
+
+    def next_due(self) -> float | None:
+        """When the next parked lane becomes ready."""
+        return min((group.parked[0][0] for group in self._with_parked), default=None)
+
+    def release_due(self, now: float) -> bool:
+        """Make the lanes ready that were parked until now at the latest; say whether there were any."""
+        has_released = False
+        for group in tuple(self._with_parked):
+            while group.parked and group.parked[0][0] <= now:
+                until, _, lane = heapq.heappop(group.parked)
+                if lane.parked_until == until:  # or it was filled before
+                    self._unpark(lane)
+                    has_released = True
+            self._sweep(group)
+        return has_released
+
+    def stop_lingering(self) -> None:
+        """Have no lane wait to be filled any more."""
+        self.lingering = None
+        for group in tuple(self._with_parked):
+            for _, _, lane in group.parked:
+                if lane.lingers:
+                    self._unpark(lane)
+            self._sweep(group)
 
     def seal(self, lane: Lane[T]) -> None:
         """Nothing of this lane is to be started any more; what is offered to it only waits."""
         if not lane.group.is_closed:
             lane.group.sealed.append(lane)
+            self._stick(lane)
+
+    # What holds the scheduler, or a group
+
+    def hold(self, reason: str) -> None:
+        """Hand nothing out until every reason is gone."""
+        self.holds.add(reason)
+        self.is_held = True
+
+    def release(self, reason: str) -> None:
+        """This reason is gone."""
+        self.holds.discard(reason)
+        self.is_held = bool(self.holds)
+
+    def hold_group(self, group: LaneGroup[T]) -> None:
+        """Hand nothing of this group out."""
+        if not group.is_held and group.ready:
+            self._turn.remove(group)
+        group.is_held = True
+
+    def release_group(self, group: LaneGroup[T]) -> None:
+        """Hand out of this group again."""
+        if group.is_held and group.ready:
+            self._turn.append(group)
+        group.is_held = False
 
     def close(self, group: LaneGroup[T]) -> None:
         """Drop a group: nothing of it is handed out any more, and its buffers are closed."""
         group.is_closed = True
-        if group.ready:
+        if group.ready and not group.is_held:
             self._turn.remove(group)
         for lane in group.by_key.values():
             if lane.buffer is not None:
                 lane.buffer.close()
                 lane.buffer = None
             lane.waiting = 0
+        self._with_parked.pop(group, None)
         group.by_key.clear()
         group.ready.clear()
+        group.parked.clear()
         group.sealed.clear()
+        group.stuck = 0
 
     def _make_ready(self, lane: Lane[T]) -> None:
-        ready = lane.group.ready
-        if not ready:
-            self._turn.append(lane.group)
-        ready.append(lane)
+        group = lane.group
+        if not group.ready and not group.is_held:
+            self._turn.append(group)
+        group.ready.append(lane)
+
+    def _linger_or_make_ready(self, lane: Lane[T], lingering: Lingering[T]) -> None:
+        # A lane without a key is never filled.
+        until = None if lane.key is None else lingering.until(lane.head)
+        if until is None or lane.waiting + 1 >= lingering.size:
+            self._make_ready(lane)
+        else:
+            self.park(lane, until)
+            lane.on_detour().lingers = True
+
+    def _unpark(self, lane: Lane[T]) -> None:
+        detour = lane.on_detour()
+        detour.parked_until = None
+        detour.lingers = False
+        detour.is_stuck = False
+        lane.group.stuck -= lane.waiting + 1
+        self._make_ready(lane)
+
+    def _sweep(self, group: LaneGroup[T]) -> None:
+        """Forget the entries of lanes that became ready before they were due, once they are most of the heap."""
+        if len(group.parked) > 2 * group.stuck:
+            left = (entry for entry in group.parked if entry[2].parked_until == entry[0])
+            group.parked = list({entry[2]: entry for entry in left}.values())
+            heapq.heapify(group.parked)
+        if not group.parked:
+            del self._with_parked[group]
+
+    def _stick(self, lane: Lane[T]) -> None:
+        lane.on_detour().is_stuck = True
+        lane.group.stuck += lane.waiting + 1
 
     def _recycle(self, lane: Lane[T]) -> None:
         assert lane.buffer is not None  # noqa: S101 - the caller emptied it

@@ -72,6 +72,13 @@ class Member(Generic[R]):
         self.lanes.offer(assignment.lanes, key, record)
         return True
 
+    def deliver_failed(self, assignment: Assignment[R], record: R, error: Exception) -> bool:
+        """The same for a record that has failed for good before it got a key; it has a lane of its own."""
+        if not assignment.seen(record):
+            return False
+        self.lanes.offer(assignment.lanes, None, record).error = error
+        return True
+
     def begin_revoke(self, assignment: Assignment[R]) -> None:
         """Nothing of it is started any more; what runs may still complete."""
         assignment.begin_revoke()
@@ -106,7 +113,7 @@ class Member(Generic[R]):
         if assignment.pause_reason != BUFFER_FULL or assignment.phase is not Phase.ACTIVE:
             return False
         records = len(assignment.tracker)
-        runnable = records - sum(lane.waiting + 1 for lane in (*stuck, *assignment.lanes.sealed))
+        runnable = records - assignment.lanes.stuck - sum(lane.waiting + 1 for lane in stuck)
         if not self.limits.may_resume(records, assignment.buffered_bytes, runnable):
             return False
         assignment.pause_reason = None

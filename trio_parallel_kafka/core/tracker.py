@@ -55,6 +55,10 @@ class OffsetTracker(Generic[T]):
         """The item at the position, or ``None`` when nothing is incomplete."""
         return next(iter(self._incomplete.values()), None)
 
+    def __contains__(self, offset: int) -> bool:
+        """Whether the record at this offset was seen and isn't completed."""
+        return offset in self._incomplete
+
     def seen(self, offset: int, item: T) -> bool:
         """Note a delivered offset; say whether its record has to be handled.
 
@@ -77,6 +81,11 @@ class OffsetTracker(Generic[T]):
             KeyError: the offset isn't incomplete; nothing changed.
         """
         return self._incomplete.pop(offset)
+
+    def replace(self, offset: int, item: T) -> None:
+        """Note another item in place of that of an incomplete offset."""
+        assert offset in self._incomplete  # noqa: S101 - or it would be taken for one just seen
+        self._incomplete[offset] = item
 
     def skip_to(self, offset: int) -> None:
         """Note that nothing is left to be delivered below ``offset`` (a log's end after markers)."""
