@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol, cast
+from typing import Any, Final, Generic, Protocol, TypeAlias, cast
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Message
+from typing_extensions import TypeVar
 
 Headers = tuple[tuple[str, bytes | None], ...]
+Raw: TypeAlias = bytes | None
+
+K_co = TypeVar("K_co", covariant=True, default=Raw)
+V_co = TypeVar("V_co", covariant=True, default=Raw)
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Copied = TypeVar("Copied", bound="Record[Any, Any]")
 
 
 class _Fetched(Protocol):
@@ -22,8 +30,11 @@ class _Fetched(Protocol):
     def __len__(self) -> int: ...
 
 
-class Record:
+class Record(Generic[K_co, V_co]):
     """One Kafka record, read-only.
+
+    ``Record`` alone, or ``Record[bytes | None, bytes | None]``, is a raw one. With deserialisers configured, a handler
+    gets ``Record[K, V]``: :attr:`key` and :attr:`value` are what they made. The raw bytes are there all the same.
 
     It reads the client's message on demand: building one costs a fraction of copying nine fields, and
     headers cost only those who look at them. Build one by hand to call a handler in a test.
@@ -43,7 +54,7 @@ class Record:
     __slots__ = ("_assignment_epoch", "_attempt", "_message", "_offset", "_received_at", "_size")
 
     def __init__(
-        self,
+        self: Record[Raw, Raw],
         topic: str,
         partition: int,
         offset: int,
@@ -90,13 +101,23 @@ class Record:
         return self._offset
 
     @property
-    def key(self) -> bytes | None:
-        """The raw key; ``None``: the record has none, and no order."""
+    def key(self) -> K_co:
+        """The key, deserialised if that is configured; a raw ``None``: the record has none, and no order."""
+        return self._message.key()  # type: ignore[return-value]  # raw; and a cast is a call
+
+    @property
+    def value(self) -> V_co:
+        """The value, deserialised if that is configured; a raw ``None``: a tombstone."""
+        return self._message.value()  # type: ignore[return-value]
+
+    @property
+    def raw_key(self) -> bytes | None:
+        """The key's bytes, whatever :attr:`key` is; they decide about order."""
         return self._message.key()
 
     @property
-    def value(self) -> bytes | None:
-        """The raw value; ``None``: a tombstone."""
+    def raw_value(self) -> bytes | None:
+        """The value's bytes, whatever :attr:`value` is."""
         return self._message.value()
 
     @property
@@ -122,7 +143,7 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Bytes of key and value: what counts towards ``max_buffered_bytes``."""
+        """Bytes of the raw key and value: what counts towards ``max_buffered_bytes``."""
         return self._size
 
     @property
@@ -130,11 +151,38 @@ class Record:
         """When its batch came from the client, in :func:`trio.current_time` of the consumer's run."""
         return self._received_at
 
+    def decoded(self, key: Key, value: Value) -> Record[Key, Value]:
+        """Give the same record with other objects for :attr:`key` and :attr:`value`.
+
+        For tests of handlers: this is what a handler gets if deserialisers made ``key`` and ``value``.
+        """
+        record: _Decoded[Key, Value] = _copied(self, _Decoded)
+        record._key = key
+        record._value = value
+        return record
+
     def __repr__(self) -> str:
         return (
-            f"<Record {self.topic}[{self.partition}]@{self.offset} key={self.key!r} "
+            f"<Record {self.topic}[{self.partition}]@{self.offset} key={self.raw_key!r} "
             f"attempt={self._attempt} assignment_epoch={self._assignment_epoch}>"
         )
+
+
+class _Decoded(Record[K_co, V_co]):
+    """A record whose key and value were deserialised."""
+
+    __slots__ = ("_key", "_value")
+
+    _key: K_co
+    _value: V_co
+
+    @property
+    def key(self) -> K_co:
+        return self._key
+
+    @property
+    def value(self) -> V_co:
+        return self._value
 
 
 # ruff: noqa: SLF001 - its second constructor
@@ -149,6 +197,24 @@ def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
     record._size = len(fetched) + len(fetched.key() or b"")
     record._received_at = received_at
     return record
+
+
+def next_attempt(record: Record) -> Record:
+    """Make the record of the attempt after this one's."""
+    again: Record = _copied(record, Record)
+    again._attempt = record._attempt + 1
+    return again
+
+
+def _copied(record: Record[Any, Any], kind: type[Copied]) -> Copied:
+    copied = _new(kind)
+    copied._message = record._message
+    copied._assignment_epoch = record._assignment_epoch
+    copied._attempt = record._attempt
+    copied._offset = record._offset
+    copied._size = record._size
+    copied._received_at = record._received_at
+    return copied
 
 
 _new: Final = object.__new__

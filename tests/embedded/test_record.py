@@ -9,11 +9,11 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, Producer
 from embedded.kit import Handled, configured, handle_all
 
 from trio_parallel_kafka import Record
-from trio_parallel_kafka.record import wrap
+from trio_parallel_kafka.record import next_attempt, wrap
 from trio_parallel_kafka.testing import EmbeddedBroker
 
 PUBLIC = (
-    *("topic", "partition", "offset", "key", "value", "headers", "timestamp"),
+    *("topic", "partition", "offset", "key", "value", "raw_key", "raw_value", "headers", "timestamp"),
     *("attempt", "assignment_epoch", "size", "received_at"),
 )
 SECRET = b"4111 1111 1111 1111"
@@ -64,7 +64,8 @@ async def test_every_field_arrives(embedded_broker: EmbeddedBroker) -> None:
 def test_defaults_of_one_made_by_hand() -> None:
     """A record made by hand has nothing that isn't given, and is a first attempt."""
     record = Record("orders", 2, 7)
-    assert [getattr(record, field) for field in PUBLIC] == ["orders", 2, 7, None, None, (), None, 1, 0, 0, 0.0]
+    expected = ["orders", 2, 7, None, None, None, None, (), None, 1, 0, 0, 0.0]
+    assert [getattr(record, field) for field in PUBLIC] == expected
     record = Record("orders", 2, 7, attempt=3, assignment_epoch=9)
     assert (record.attempt, record.assignment_epoch) == (3, 9)
 
@@ -86,7 +87,7 @@ def test_size(key: bytes | None, value: bytes | None) -> None:
 
 async def test_records_are_read_only(embedded_broker: EmbeddedBroker) -> None:
     """No public field of a record can be set or deleted, and none can be added."""
-    for record in (*await fetched(embedded_broker, PRODUCED[0]), MADE_BY_HAND[0]):
+    for record in (*await fetched(embedded_broker, PRODUCED[0]), MADE_BY_HAND[0], MADE_BY_HAND[0].decoded(1, "a")):
         before = [getattr(record, field) for field in PUBLIC]
         for field in PUBLIC:
             with pytest.raises(AttributeError):
@@ -106,3 +107,36 @@ async def test_the_value_is_never_shown(embedded_broker: EmbeddedBroker) -> None
     assert repr(by_hand) == str(by_hand) == "<Record orders[1]@0 key=b'k1' attempt=1 assignment_epoch=0>"
     assert repr(record).startswith("<Record orders[1]@0 key=b'k1' attempt=1 assignment_epoch=")
     assert SECRET.decode() not in repr(record) + str(record)
+
+
+async def test_a_decoded_record(embedded_broker: EmbeddedBroker) -> None:
+    """A decoded record has other objects for key and value, and else all that the raw one has."""
+    (fetched_one,) = await fetched(embedded_broker, PRODUCED[0])
+    for raw in (fetched_one, Record("orders", 1, 0, key=b"k", value=b"v", attempt=3, assignment_epoch=9)):
+        decoded: Record[int, list[str]] = raw.decoded(5, ["tea"])
+        assert (decoded.key, decoded.value) == (5, ["tea"])
+        assert (decoded.raw_key, decoded.raw_value) == (raw.key, raw.value) == (b"k", b"v")
+        for field in {*PUBLIC} - {"key", "value"}:
+            assert getattr(decoded, field) == getattr(raw, field), field
+        again = decoded.decoded(None, raw)
+        assert (again.key, again.value, again.raw_key) == (None, raw, b"k")
+
+
+def test_the_repr_of_a_decoded_record() -> None:
+    """It shows the raw key, and nothing that a deserialiser made."""
+    decoded = Record("orders", 1, 0, key=b"k1", value=SECRET).decoded(SECRET, SECRET)
+    assert repr(decoded) == "<Record orders[1]@0 key=b'k1' attempt=1 assignment_epoch=0>"
+
+
+def test_the_next_attempt() -> None:
+    """The record of the next attempt counts one more, and is the same otherwise; the given one stays as it is."""
+    record = Record("orders", 1, 0, key=b"k", value=b"v", attempt=3, assignment_epoch=9)
+    again = next_attempt(record)
+    assert (record.attempt, again.attempt, next_attempt(again).attempt) == (3, 4, 5)
+    for field in {*PUBLIC} - {"attempt"}:
+        assert getattr(again, field) == getattr(record, field), field
+
+
+def test_a_generic_class() -> None:
+    """A record's type takes those of key and value; one left out is that of raw bytes."""
+    assert Record[int] == Record[int, bytes | None]
