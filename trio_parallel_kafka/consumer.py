@@ -6,9 +6,10 @@ import enum
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final, Literal
 
 import trio
 
@@ -18,14 +19,22 @@ from trio_parallel_kafka.control.controller import Controller
 from trio_parallel_kafka.control.gil import GilYield
 from trio_parallel_kafka.control.kafka_client import open_kafka_client
 from trio_parallel_kafka.control.snapshot import take_snapshot
+from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.batching import BatchScope
+from trio_parallel_kafka.core.lanes import Lane
 from trio_parallel_kafka.errors import (
     CommitError,
     ConsumerBusyError,
     ConsumerClosedError,
+    HandlerStuckError,
     InvalidHandlerError,
     KafkaError,
+    ParallelKafkaError,
 )
-from trio_parallel_kafka.execution.workers import Handler
+from trio_parallel_kafka.execution.batches import BatchHandler
+from trio_parallel_kafka.execution.visits import Handler, Visits
+from trio_parallel_kafka.failures import add_notes, is_cancellation, is_only
+from trio_parallel_kafka.record import Record
 from trio_parallel_kafka.statistics import ConsumerStatistics
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka")
@@ -65,7 +74,10 @@ class ParallelConsumer:
         stopped before that.
 
         Args:
-            handler: an async function of one :class:`Record`. Its return completes the record; nothing else does.
+            handler: an async function of one :class:`Record`. Its return completes the record. It may return a
+                :class:`ProducerRecord` or several: then the record completes when the broker has acknowledged them.
+                What it raises follows the failure policy (``retry``, ``on_failure``), unless it is :class:`Retry`,
+                :class:`Skip` or :class:`DeadLetter`, by which it decides itself.
             task_status: for ``nursery.start``.
 
         **Ordering.** Records of one key (see ``ordering`` and ``key_of``) are handled one after another, in the
@@ -75,25 +87,69 @@ class ParallelConsumer:
         ``revoke_grace``, or at once if the partition was lost; its record is handled again by the new owner.
 
         Raises:
-            ExceptionGroup: handlers raised. It holds their exceptions, each with a note that names topic, partition,
-                offset and key. Handlers that ran finished first, within ``shutdown_timeout``; the failed records
-                and all after them in their lanes will be handled again.
+            ExceptionGroup: handlers failed for good. It holds their exceptions, each with a note that names topic,
+                partition, offset and key. Handlers that ran finished first, within ``shutdown_timeout``; the failed
+                records and all after them in their lanes will be handled again.
             BaseException: what a handler raises beyond ``Exception``, such as ``SystemExit``, leaves at once, in the
                 groups of Trio's nurseries.
             KafkaError: the client can't go on, or the last commit failed; a subclass says more.
+            HandlerStuckError: handlers didn't react to their cancellation. All else was committed and let go in time;
+                this left when they returned.
             InvalidHandlerError: ``handler`` isn't an async function.
             ConsumerBusyError: ``run`` was called before.
             ConsumerClosedError: the block has ended, or ends before ``run`` does.
         """
-        _check_handler(handler)
+        _check_handler(handler, "one record")
+        await self._run(lambda: self._controller.handling.records(handler), task_status)
+
+    async def run_batches(
+        self,
+        handler: BatchHandler,
+        *,
+        max_size: int = 100,
+        linger: float = 0.0,
+        scope: BatchScope | Literal["key", "partition", "any"] = BatchScope.PARTITION,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Handle batches of records; in all else like :meth:`run`.
+
+        A batch holds up to ``max_size`` records, in the order of topic, partition and offset. It may hold several of
+        one key, and while it is handled no other batch has records of that key. ``max_concurrency`` bounds the batches
+        that are handled at once.
+
+        Args:
+            handler: an async function of a tuple of records. It returns nothing if all of them are done, or a sequence
+                with one outcome for each: ``None`` or what is to be sent (it is done), or an instance of
+                :class:`Retry`, :class:`Skip`, :class:`DeadLetter` or any other exception (it failed with that). If it
+                raises, all have failed. Each failure follows the failure policy, and records that are tried again come
+                in a later batch; what follows them in this one isn't held back, but what follows in their lane is.
+            max_size: records in a batch at most.
+            linger: seconds that the first record of a batch may wait for more. 0: take what is there. It delays no
+                :meth:`stop` and no revoke.
+            scope: what the records of one batch have in common: their ``key`` (and partition), their ``partition``,
+                or nothing (``any``). If a batch of ``any`` is cancelled because one of its partitions is taken away,
+                its other records are handled again.
+            task_status: for ``nursery.start``.
+
+        Raises:
+            ValueError: ``max_size`` is below 1, ``linger`` below 0, or ``scope`` is none of the three.
+        """
+        _check_handler(handler, "a tuple of records")
+        if max_size < 1 or not 0 <= linger < math.inf:
+            message = f"max_size must be 1 at least and linger seconds from 0 on, are {max_size!r} and {linger!r}"
+            raise ValueError(message)
+        options: Any = {"size": max_size, "scope": BatchScope(scope), "linger": linger}
+        await self._run(lambda: self._controller.batches(handler, **options), task_status)
+
+    async def _run(self, visits: Callable[[], Visits], task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC910
         self._begin()
-        problems: list[KafkaError] = []
+        problems: list[ParallelKafkaError] = []
         try:
             with self._scope:
-                await self._serve(handler, task_status, problems)
+                await self._serve(visits(), task_status, problems)
         except BaseException as error:  # noqa: ASYNC103 - a cancellation gives way to what there is to say
-            if not _is_cancellation(error) or not (problems or self._controller.outcome):
-                _add_notes(error, problems)
+            if not is_cancellation(error) or not (problems or self._controller.outcome):
+                add_notes(error, problems)
                 raise
         finally:
             self._has_ended.set()
@@ -103,7 +159,7 @@ class ParallelConsumer:
                 "the block ended while run() was going on; open the nursery that run() is started in inside the block"
             )
         if outcome is not None:
-            _add_notes(outcome, problems)
+            add_notes(outcome, problems)
             raise outcome
         if problems:
             raise problems[0]
@@ -116,6 +172,23 @@ class ParallelConsumer:
         """
         if self._state is not State.CLOSED:
             self._controller.stop()
+
+    def pause(self, partitions: Iterable[tuple[str, int]] | None = None) -> None:
+        """Start no handlers, until :meth:`resume`. What runs goes on, and so does fetching, until the buffers are full.
+
+        Args:
+            partitions: pairs of topic and partition; ``None``: all. They stay paused when they are assigned anew, and
+                may be named before they are assigned.
+        """
+        self._controller.gate.pause(_partitions(partitions))
+
+    def resume(self, partitions: Iterable[tuple[str, int]] | None = None) -> None:
+        """Start handlers again.
+
+        Args:
+            partitions: pairs of topic and partition; ``None``: everything that was paused, whole or by partition.
+        """
+        self._controller.gate.resume(_partitions(partitions))
 
     async def wait_assigned(self) -> None:
         """Wait until at least one partition is assigned and its position is known.
@@ -143,10 +216,10 @@ class ParallelConsumer:
         self._state = State.RUNNING
 
     async def _serve(  # noqa: ASYNC128 - _announce() does
-        self, handler: Handler, task_status: trio.TaskStatus[None], problems: list[KafkaError]
+        self, visits: Visits, task_status: trio.TaskStatus[None], problems: list[ParallelKafkaError]
     ) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._controller.pool.run, handler)
+            nursery.start_soon(self._controller.pool.run, visits)
             try:
                 if task_status is not trio.TASK_STATUS_IGNORED:
                     nursery.start_soon(self._announce, task_status)
@@ -167,11 +240,15 @@ class ParallelConsumer:
             pass  # stopped before: run() is about to return, and whoever waits for its start has to be told
         task_status.started()
 
-    async def _leave(self, problems: list[KafkaError]) -> None:  # noqa: ASYNC910 - at the end only
+    async def _leave(self, problems: list[ParallelKafkaError]) -> None:  # noqa: ASYNC910 - at the end only
         """Commit and let go; shielded, and bounded by ``close_timeout``."""
         try:
             with trio.move_on_after(self._config.close_timeout, shield=True) as bound:
                 await self._controller.leave()
+            stuck = self._controller.pool.running()
+            if stuck:
+                problems.append(_stuck_error(stuck))
+                await self._controller.close_client()
             if bound.cancelled_caught and self._controller.has_committed_all:
                 logger.warning(
                     "all is committed, but the partitions weren't taken back within %.1f s (close_timeout): another "
@@ -189,7 +266,7 @@ class ParallelConsumer:
         finally:
             self._state = State.STOPPED
 
-    async def _close(self, problems: list[KafkaError]) -> None:
+    async def _close(self, problems: list[ParallelKafkaError]) -> None:
         """The block ends, perhaps without a run."""
         if self._state is State.OPEN:
             await self._leave(problems)
@@ -226,7 +303,7 @@ async def parallel_consumer(config: ConsumerConfig) -> AsyncIterator[ParallelCon
     **Cancellation.** A cancelled block cancels its handlers at once, commits what completed (shielded, bounded by
     ``close_timeout``), leaves the group and closes.
     """
-    problems: list[KafkaError] = []
+    problems: list[ParallelKafkaError] = []
     raised: list[BaseException] = []
     try:
         async with open_kafka_client(config, problems) as client, trio.open_nursery() as nursery:
@@ -238,19 +315,19 @@ async def parallel_consumer(config: ConsumerConfig) -> AsyncIterator[ParallelCon
                 raised.append(error)
                 raise
     except BaseException as error:  # noqa: ASYNC103 - raised again below
-        if not raised or not _is_only(error, raised[0]):
+        if not raised or not is_only(error, raised[0]):
             raise
-    if raised and not (problems and _is_cancellation(raised[0])):
-        _add_notes(raised[0], problems)
+    if raised and not (problems and is_cancellation(raised[0])):
+        add_notes(raised[0], problems)
         raise raised[0]
     if problems:
-        _add_notes(problems[0], problems[1:])
+        add_notes(problems[0], problems[1:])
         raise problems[0]
 
 
 @asynccontextmanager
 async def _controlled(
-    config: ConsumerConfig, client: Client, nursery: trio.Nursery, problems: list[KafkaError]
+    config: ConsumerConfig, client: Client, nursery: trio.Nursery, problems: list[ParallelKafkaError]
 ) -> AsyncIterator[ParallelConsumer]:
     """Run the control plane for the length of a block; it outlives the cancellation of what is around it."""
     controller = Controller(config, client)
@@ -275,46 +352,33 @@ async def _controlled(
             trio.lowlevel.remove_instrument(instrument)
 
 
-def _is_only(error: BaseException, raised: BaseException) -> bool:
-    """Whether ``error`` says no more than ``raised``, in the wrappings of this module's nurseries.
-
-    Leaves are compared: a nursery that splits cancellations off makes new groups of what is left.
-    """
-    known = {id(leaf) for leaf in _leaves(raised)}
-    return all(isinstance(leaf, trio.Cancelled) or id(leaf) in known for leaf in _leaves(error))
+def _partitions(given: Iterable[tuple[str, int]] | None) -> list[TopicPartition] | None:
+    return None if given is None else [TopicPartition(topic, partition) for topic, partition in given]
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
-
-
-def _add_notes(error: BaseException, problems: list[KafkaError]) -> None:
-    """Say on an exception that leaves anyway what went wrong while leaving."""
-    for problem in problems:
-        error.add_note(f"while leaving, {type(problem).__name__}: {problem}")
-
-
-def _check_handler(handler: Handler) -> None:
-    function = handler
+def _check_handler(handler: Callable[..., object], what: str) -> None:
+    function: object = handler
     while isinstance(function, functools.partial):
         function = function.func
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - its kind matters
         return
     message = (
-        f"the handler has to be an async function of one record (async def handle(record): ...), not {handler!r}; "
-        "call blocking code in it by `await trio.to_thread.run_sync(function, record)`"
+        f"the handler has to be an async function of {what} (async def handle(...): ...), not {handler!r}; call "
+        "blocking code in it by `await trio.to_thread.run_sync(function, argument)`"
     )
     raise InvalidHandlerError(message)
+
+
+def _stuck_error(lanes: Sequence[Lane[Record]]) -> HandlerStuckError:
+    first = lanes[0].head
+    more = f" (and {len(lanes) - 1} more)" if len(lanes) > 1 else ""
+    return HandlerStuckError(
+        f"the handler of {first!r}{more} didn't react to its cancellation; everything else was committed and let go, "
+        "and its record will be handled again",
+        topic=first.topic,
+        partition=first.partition,
+        offset=first.offset,
+    )
 
 
 def _closed() -> ConsumerClosedError:

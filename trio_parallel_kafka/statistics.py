@@ -32,6 +32,7 @@ class OldestRecord:
         age: seconds since it was fetched.
         attempt: which attempt it is in, from 1.
         is_running: a handler has it now.
+        retry_in: seconds until its next attempt if it is parked after a failed one, else ``None``.
     """
 
     offset: int
@@ -39,6 +40,7 @@ class OldestRecord:
     age: float
     attempt: int
     is_running: bool
+    retry_in: float | None = None
 
 
 @attrs.frozen
@@ -56,7 +58,9 @@ class PartitionStatistics:
         buffered_records: records fetched and not completed, those in flight included.
         buffered_bytes: their keys and values, in bytes.
         in_flight: records that a handler has now.
+        parked: keys whose next record has failed and waits for another attempt.
         paused: why nothing is fetched for it, or ``None``.
+        is_held: the application has paused it: nothing of it is started.
         completed_above: offsets at or above the position that are completed (or don't exist).
         is_map_cut: the last commit's map didn't fit and lost its end; a restart would replay that.
         oldest_incomplete: the record that holds the position, or ``None``.
@@ -72,7 +76,9 @@ class PartitionStatistics:
     buffered_records: int
     buffered_bytes: int
     in_flight: int
+    parked: int
     paused: str | None
+    is_held: bool
     completed_above: int
     is_map_cut: bool
     oldest_incomplete: OldestRecord | None
@@ -84,8 +90,12 @@ class Totals:
 
     Attributes:
         received: records fetched.
-        completed: records whose handler returned in time to count.
-        failed: attempts that raised.
+        completed: records that were handled, or given up by policy, in time to count.
+        failed: attempts that raised or took too long; each record of a failed batch counts.
+        retried: failed attempts after which another was to follow.
+        skipped: records completed without having been handled.
+        dead_lettered: records sent to the dead letters.
+        sent: records that handlers returned and that were sent, or are to be with the next transaction.
         not_replayed: records dropped because an earlier owner had completed them.
         fenced: handlers that returned after their assignment had ended; nothing was changed by them.
         abandoned: handlers cancelled because their assignment ended.
@@ -97,6 +107,10 @@ class Totals:
     received: int = 0
     completed: int = 0
     failed: int = 0
+    retried: int = 0
+    skipped: int = 0
+    dead_lettered: int = 0
+    sent: int = 0
     not_replayed: int = 0
     fenced: int = 0
     abandoned: int = 0
@@ -118,6 +132,7 @@ class ConsumerStatistics:
         poll: how the polling goes.
         totals: counts since the consumer was opened.
         partitions: the partitions assigned now, in order.
+        held: why no handler is started at all: ``"paused"``, ``"circuit open"``, ``"stopping"``.
         last_error: the last trouble that the client reported, or ``None``.
     """
 
@@ -129,4 +144,5 @@ class ConsumerStatistics:
     poll: PollStatistics
     totals: Totals
     partitions: tuple[PartitionStatistics, ...]
+    held: tuple[str, ...]
     last_error: str | None

@@ -140,6 +140,23 @@ class Cluster:
             raise KafkaException(delivery.error)
         return count
 
+    def read(self, topic: str) -> list[Message]:
+        """Return all that was written to a topic by now, each partition in its order.
+
+        Raises:
+            TimeoutError: if the broker doesn't hand it out.
+        """
+        left = {partition: end for partition, end in self.end_offsets(topic).items() if end}
+        found: dict[int, list[Message]] = {partition: [] for partition in left}
+        with self._member_to_be("reader") as reader:
+            reader.assign([TopicPartition(topic, partition, 0) for partition in left])
+            while any(len(found[partition]) < end for partition, end in left.items()):
+                message = reader.poll(ANSWER_TIMEOUT)
+                if message is None:
+                    raise TimeoutError(f"{topic} can't be read")
+                found[message.partition() or 0].append(message)
+        return [message for partition in sorted(found) for message in found[partition]]
+
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Return, by partition, the offset that the next record will get."""
         return self._offsets(topic, OffsetSpec.latest())

@@ -37,7 +37,7 @@ A, B = TopicPartition("orders", 0), TopicPartition("orders", 1)
 @asynccontextmanager
 async def opened(broker: EmbeddedBroker, **fields: Any) -> AsyncIterator[KafkaClient]:
     """A client that has found the cluster; its end has no problems."""
-    problems: list[KafkaError] = []
+    problems: list[ParallelKafkaError] = []
     with trio.fail_after(PATIENCE):
         async with open_kafka_client(configured(broker, **fields), problems) as client:
             await client.connect()
@@ -127,7 +127,7 @@ async def test_paused_partitions_stand_still(embedded_broker: EmbeddedBroker) ->
 
 
 async def test_topics_and_their_partitions(embedded_broker: EmbeddedBroker) -> None:
-    """The ids of topics, as 16 bytes, and the numbers of partitions of those that are named, or of all."""
+    """The ids of topics, as 16 bytes, and the numbers of partitions of those that are named, or of all; all names."""
     embedded_broker.create_topic("refunds", 3)
     async with opened(embedded_broker) as client:
         ids = await client.topic_ids(["orders", "refunds"])
@@ -135,6 +135,7 @@ async def test_topics_and_their_partitions(embedded_broker: EmbeddedBroker) -> N
         assert len(set(ids.values())) == 2
         assert await client.topic_ids(["orders"]) == {"orders": ids["orders"]}
         assert await client.partition_counts() == {"orders": 2}
+        assert await client.topics() == {"orders", "refunds"}
     async with opened(embedded_broker, topics="^r", kafka={"group.protocol": "classic"}) as client:
         assert await client.partition_counts() == {"orders": 2, "refunds": 3}
 
@@ -244,6 +245,7 @@ CALLS: dict[str, Callable[[KafkaClient], Any]] = {
     "partition_counts": lambda client: client.partition_counts(),
     "start": lambda client: client.start(A, StartAt(0, 1)),
     "topic_ids": lambda client: client.topic_ids(["orders"]),
+    "topics": lambda client: client.topics(),
 }
 
 

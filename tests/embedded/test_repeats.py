@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trio_parallel_kafka.control import repeats
-from trio_parallel_kafka.control.repeats import MAX_KEYS, PERIOD, QuietLogger, Repeats
+from trio_parallel_kafka import repeats
+from trio_parallel_kafka.repeats import MAX_KEYS, PERIOD, QuietLogger, Repeats
 
 
 def test_the_same_is_said_once_a_period() -> None:

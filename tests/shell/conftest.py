@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from shell.fake_outbox import FakeOutbox
 from shell.kit import World
 from trio.testing import MockClock
 
@@ -23,4 +24,12 @@ async def world(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> World
     made = World()
     monkeypatch.setattr("trio_parallel_kafka.consumer.open_kafka_client", made.open_client)
     nursery.start_soon(guard)
+    return made
+
+
+@pytest.fixture
+def outbox(monkeypatch: pytest.MonkeyPatch) -> FakeOutbox:
+    """Where consumers send what handlers return, and dead letters."""
+    made = FakeOutbox()
+    monkeypatch.setattr("trio_parallel_kafka.control.controller.ProducerOutbox", made)
     return made

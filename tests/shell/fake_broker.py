@@ -40,6 +40,7 @@ class FakeBroker:
         self.delays: dict[str, float] = defaultdict(float)
         self.errors: dict[str, deque[ClientError | None]] = defaultdict(deque)
         self.max_metadata = 4095
+        self.generation = 1
         self.on_change: list[Callable[[], None]] = []
         self._ids = itertools.count(len(topics) + 1)
 

@@ -32,11 +32,11 @@ from trio_parallel_kafka.control.client import (
     StartAt,
     Trouble,
 )
-from trio_parallel_kafka.control.failures import as_error
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.errors import CloseTimeoutError, KafkaError
+from trio_parallel_kafka.errors import CloseTimeoutError, KafkaError, ParallelKafkaError
+from trio_parallel_kafka.failures import as_error
 from trio_parallel_kafka.statistics import PollStatistics
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class FakeClient:
     """
 
     def __init__(self, broker: FakeBroker, config: ConsumerConfig) -> None:
+        self._close_timeout = config.close_timeout
         self.broker = broker
         self.owned: dict[TopicPartition, int | None] = {}
         self.positions: dict[TopicPartition, int | None] = {}
@@ -80,8 +81,10 @@ class FakeClient:
             if revoke:
                 await self._on_revoke(revoke)
             if lose:
+                self.broker.generation += 1
                 self._disown(lose)
                 self._post(Lost(tuple(lose)))
+            self.broker.generation += 1
             if assign:
                 await self._on_assign(assign)
             done.set()
@@ -152,6 +155,16 @@ class FakeClient:
             "topic_ids", topics, lambda: {each: known[each] for each in topics if each in known}, lambda _error: {}
         )
 
+    async def group_metadata(self, entries: Sequence[CommitEntry]) -> object | None:
+        def look() -> object | None:
+            are_owned = all(self.owned.get(each.partition) == each.assignment_epoch for each in entries)
+            return self.broker.generation if are_owned else None
+
+        return await self._call("group_metadata", entries, look, lambda _error: None)
+
+    async def topics(self) -> frozenset[str]:
+        return await self._call("topics", None, lambda: frozenset(self.broker.partition_counts))
+
     async def partition_counts(self) -> Mapping[str, int]:
         return await self._call("partition_counts", None, lambda: self.broker.partition_counts)
 
@@ -202,7 +215,13 @@ class FakeClient:
         self.ended.set()
         self.calls.end()
 
-    def close(self) -> None:
+    async def close(self) -> bool:
+        self._begin_close()
+        with trio.move_on_after(self._close_timeout, shield=True):
+            await self.ended.wait()
+        return self.ended.is_set()
+
+    def _begin_close(self) -> None:
         async def job() -> None:
             self._is_closing = True
             await trio.sleep(self.broker.delays["close"])
@@ -339,7 +358,7 @@ def _job(function: Callable[[], object]) -> Job:
 
 @asynccontextmanager
 async def open_fake_client(
-    broker: FakeBroker, config: ConsumerConfig, problems: list[KafkaError]
+    broker: FakeBroker, config: ConsumerConfig, problems: list[ParallelKafkaError]
 ) -> AsyncIterator[FakeClient]:
     """Stands in for :func:`~trio_parallel_kafka.control.kafka_client.open_kafka_client`."""
     client = FakeClient(broker, config)
@@ -349,9 +368,6 @@ async def open_fake_client(
         try:
             yield client
         finally:
-            client.close()
-            with trio.move_on_after(config.close_timeout, shield=True):
-                await client.ended.wait()
-            if not client.ended.is_set():
+            if not await client.close():
                 scope.cancel()
                 problems.append(CloseTimeoutError("the fake client didn't close in time"))

@@ -182,3 +182,16 @@ class BodyError(Exception):
 async def never(_record: Record) -> NoReturn:
     """A handler that isn't to be called."""
     raise AssertionError("a handler was started")
+
+
+class StepCounter(trio.abc.Instrument):
+    """Cancels a scope after so many steps of any task."""
+
+    def __init__(self, steps: int) -> None:
+        self.scope = trio.CancelScope()
+        self._left = steps
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.scope.cancel()

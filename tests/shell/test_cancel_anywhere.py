@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from confluent_kafka import KafkaError as ClientError
-from shell.kit import P0, P1, World, error
+from shell.kit import P0, P1, StepCounter, World, error
 from trio.testing import MockClock
 
 from trio_parallel_kafka import ParallelConsumer, Record, parallel_consumer
@@ -123,16 +123,3 @@ async def test_cancelled_after_steps(autojump_clock: MockClock, world: World, fi
         finally:
             trio.lowlevel.remove_instrument(counter)
         check(world, done)
-
-
-class StepCounter(trio.abc.Instrument):
-    """Cancels a scope after so many steps of any task."""
-
-    def __init__(self, steps: int) -> None:
-        self.scope = trio.CancelScope()
-        self._left = steps
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self.scope.cancel()

@@ -15,6 +15,7 @@ from trio_parallel_kafka.control.controller import Controller
 from trio_parallel_kafka.control.rebalance import SETTLE
 from trio_parallel_kafka.errors import (
     ConsumerClosedError,
+    HandlerStuckError,
 )
 
 # Body error, outer cancellation, Ctrl-C
@@ -138,17 +139,19 @@ async def test_hung_handler_does_not_hold_the_group_up(
     """The block's end cuts a grace: a handler that ignores its cancellation is named, and partitions are let go."""
     world.broker.produce(P0, ["a", "b"])
     handle = Handling(stubborn={0})
-    async with (
-        parallel_consumer(world.config(revoke_grace=100.0, close_timeout=20.0)) as pc,
-        trio.open_nursery() as nursery,
-    ):
-        nursery.start_soon(pc.run, handle)
-        await trio.sleep(2)
-        nursery.cancel_scope.cancel()
-        began = trio.current_time()
-        nursery.start_soon(_shielded_until, lambda: not world.client.owned)
-        nursery.start_soon(_shielded_later, 60, handle.let_go)
+    with pytest.RaisesGroup(pytest.RaisesExc(HandlerStuckError, match=r"orders\[0\]@0"), flatten_subgroups=True):
+        async with (
+            parallel_consumer(world.config(revoke_grace=100.0, close_timeout=20.0)) as pc,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(pc.run, handle)
+            await trio.sleep(2)
+            nursery.cancel_scope.cancel()
+            began = trio.current_time()
+            nursery.start_soon(_shielded_until, lambda: not world.client.owned)
+            nursery.start_soon(_shielded_later, 60, handle.let_go)
     assert _released_at - began < 2 * SETTLE + 1
+    assert world.client.ended.is_set()
     assert "doesn't react to its cancellation" in caplog.text
     assert world.committed(P0) == 0
 

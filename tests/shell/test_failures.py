@@ -6,9 +6,9 @@ import pytest
 from confluent_kafka import KafkaError as ClientError
 from shell.kit import P0
 
-from trio_parallel_kafka.control.failures import as_error, end_error, final_error
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.errors import AuthenticationError, AuthorizationError, KafkaError
+from trio_parallel_kafka.failures import as_error, end_error, final_error
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ async def test_handler_failure(autojump_clock: MockClock, world: World, caplog: 
     assert caught.value.exceptions[0].__notes__ == [
         "while handling topic='orders' partition=0 offset=0 key=b'a' attempt=1"
     ]
-    assert "the handler of <Record orders[0]@0 key=b'a'" in caplog.text
+    assert "<Record orders[0]@0 key=b'a' attempt=1 assignment_epoch=1> failed for good" in caplog.text
     assert "hush" not in caplog.text
 
 

@@ -10,7 +10,7 @@ from shell.kit import P0, P1, HandlerError, Handling, World, settle
 from trio.testing import MockClock
 
 from trio_parallel_kafka import Record
-from trio_parallel_kafka.execution.workers import VISIT
+from trio_parallel_kafka.execution.visits import VISIT
 
 
 async def test_everything_is_handled_once_and_committed(autojump_clock: MockClock, world: World) -> None:

@@ -13,7 +13,12 @@ from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.execution.channels import LaneChannel
-from trio_parallel_kafka.execution.workers import Handler, WorkerPool
+from trio_parallel_kafka.execution.clock import CoarseClock
+from trio_parallel_kafka.execution.settling import Settler
+from trio_parallel_kafka.execution.tally import Tally
+from trio_parallel_kafka.execution.verdicts import Stop
+from trio_parallel_kafka.execution.visits import Handler, Probing, RecordVisits
+from trio_parallel_kafka.execution.workers import WorkerPool
 
 
 def broken(*_arguments: object) -> NoReturn:
@@ -26,21 +31,45 @@ async def fail(_record: Record) -> NoReturn:
     raise ValueError
 
 
-def make(*offsets: int, max_concurrency: int = 4) -> tuple[Member[Record], WorkerPool]:
-    """A pool with records of one key ready."""
-    member: Member[Record] = Member(FlowLimits(100, 10_000), LaneChannel)
-    assignment = member.assign(TopicPartition("orders", 0))
-    member.start(assignment, 0)
-    for offset in offsets:
-        member.deliver(assignment, "k", Record("orders", 0, offset, key=b"k"))
-    return member, WorkerPool(member.lanes, max_concurrency, broken, broken)
+class Stage:
+    """A pool with records of one key ready, and a control plane that breaks when it is told of a failure."""
+
+    def __init__(self, *offsets: int, max_concurrency: int = 4) -> None:
+        self.member: Member[Record] = Member(FlowLimits(100, 10_000), LaneChannel)
+        assignment = self.member.assign(TopicPartition("orders", 0))
+        self.member.start(assignment, 0)
+        for offset in offsets:
+            self.member.deliver(assignment, "k", Record("orders", 0, offset, key=b"k"))
+        self.tally = Tally()
+        self.pool = WorkerPool(self.member.lanes, max_concurrency)
+
+    def visits(self, handler: Handler) -> RecordVisits:
+        settler = Settler(
+            tally=self.tally,
+            judge=lambda _record, _error, *, may_retry=True: Stop(),  # noqa: ARG005 - its name is the protocol's
+            outbox=None,  # type: ignore[arg-type]  # nothing is sent
+            bury=None,  # type: ignore[arg-type]  # nothing is buried
+            on_stop=broken,
+            on_failed_attempt=lambda: None,
+        )
+        return RecordVisits(
+            self.member.lanes,
+            handler,
+            settler=settler,
+            tally=self.tally,
+            probing=Probing(broken, broken),
+            on_progress=broken,
+            clock=CoarseClock(),
+        )
+
+    async def run(self, handler: Handler) -> None:
+        await self.pool.run(self.visits(handler))
 
 
 async def test_bug_in_a_callback_is_no_handler_failure(autojump_clock: MockClock) -> None:
     """What the control plane raises when it is told of a failure ends the pool, loudly."""
-    _, pool = make(0)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        await pool.run(fail)
+        await Stage(0).run(fail)
 
 
 async def test_halt_before_the_start_holds(autojump_clock: MockClock) -> None:
@@ -48,14 +77,14 @@ async def test_halt_before_the_start_holds(autojump_clock: MockClock) -> None:
 
     Running once undid it: a consumer that was leaving started handlers for what was buffered.
     """
-    _, pool = make(0)
-    pool.halt()
+    stage = Stage(0)
+    stage.pool.halt()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pool.run, fail)
+        nursery.start_soon(stage.run, fail)
         await wait_all_tasks_blocked()
-        assert pool.is_dry()
-        pool.finish()
-    assert pool.failed == 0
+        assert stage.pool.is_dry()
+        stage.pool.finish()
+    assert stage.tally.failed == 0
 
 
 async def test_pool_that_has_not_begun_is_not_dry(autojump_clock: MockClock) -> None:
@@ -65,14 +94,14 @@ async def test_pool_that_has_not_begun_is_not_dry(autojump_clock: MockClock) -> 
     async def handle(record: Record) -> None:
         handled.append(record.offset)
 
-    _, pool = make(0, 1, 2)
+    stage = Stage(0, 1, 2)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run_late, pool, handle)
-        await pool.wait_until(pool.is_dry)
-        pool.finish()
+        nursery.start_soon(_run_late, stage, handle)
+        await stage.pool.wait_until(stage.pool.is_dry)
+        stage.pool.finish()
     assert handled == [0, 1, 2]
 
 
-async def _run_late(pool: WorkerPool, handle: Handler) -> None:
+async def _run_late(stage: Stage, handle: Handler) -> None:
     await trio.sleep(5)
-    await pool.run(handle)
+    await stage.run(handle)

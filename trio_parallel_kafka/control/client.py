@@ -122,6 +122,13 @@ class Client(Protocol):
     async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
         """The ids of those topics for which they are to be had, bounded."""
 
+    async def topics(self) -> frozenset[str]:
+        """The names of all topics that are there, as far as this client may see them.
+
+        Raises:
+            KafkaError: the broker didn't answer in time.
+        """
+
     async def partition_counts(self) -> Mapping[str, int]:
         """How many partitions the topics have that may be subscribed: those named, or all if there is a pattern.
 
@@ -133,6 +140,12 @@ class Client(Protocol):
 
     async def commit(self, entries: Sequence[CommitEntry]) -> Mapping[TopicPartition, ClientError | None]:
         """Commit what is owned in the entry's assignment; say for each entry whether the broker took it."""
+
+    async def group_metadata(self, entries: Sequence[CommitEntry]) -> object | None:
+        """What a producer needs to commit these in a transaction, if all are owned in their assignment just now.
+
+        The broker refuses it once the group has moved on. ``None``: one isn't owned any more, or this isn't a member.
+        """
 
     async def start(self, partition: TopicPartition, at: StartAt) -> None:
         """Read an owned partition from an offset on.
@@ -146,6 +159,9 @@ class Client(Protocol):
 
     def resume(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         """Fetch these again; beside each, the offset above the highest that was taken of it."""
+
+    async def close(self) -> bool:
+        """End the client, shielded and bounded by ``close_timeout``; say whether it ended. May be called again."""
 
     def hurry(self) -> None:
         """Serve calls as fast as may be: the end is near."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import trio
 from confluent_kafka import KafkaError as ClientError, KafkaException
 
 from trio_parallel_kafka.control.client import Client
-from trio_parallel_kafka.control.failures import final_error
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.errors import CommitError
+from trio_parallel_kafka.failures import final_error
 from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.commits")
@@ -62,6 +62,9 @@ class Committer:
         self._taken: Final[dict[TopicPartition, CommitEntry]] = {}
         self.has_committed_all: bool = False
         """Whether the broker has acknowledged the last commit of everything that was owned then."""
+
+    async def open(self) -> None:  # noqa: ASYNC910 - others have something to wait for here
+        """Get ready to commit, before the group is joined."""
 
     async def commit_changes(self) -> None:
         """Commit what changed, if anything. What fails is made up for by the next."""
@@ -121,7 +124,19 @@ class Committer:
         return (taken.assignment_epoch, taken.offset) > (entry.assignment_epoch, entry.offset)
 
     async def _send(self, entries: Sequence[CommitEntry]) -> dict[TopicPartition, ClientError]:
-        results = await self._client.commit(entries)
+        """Commit; say what was refused."""
+        errors = self._note(entries, await self._client.commit(entries))
+        for entry in entries:
+            error = errors.get(entry.partition)
+            if error is not None:
+                message = "the commit of %s at offset %d failed: %s"
+                logger.log(level_of(error), message, entry.partition, entry.offset, error)
+        return errors
+
+    def _note(
+        self, entries: Sequence[CommitEntry], results: Mapping[TopicPartition, ClientError | None]
+    ) -> dict[TopicPartition, ClientError]:
+        """Note what became of a commit; return what was refused."""
         errors = {}
         taken = []
         for entry in entries:
@@ -129,10 +144,8 @@ class Committer:
             if error is None:
                 taken.append(entry)
                 self._taken[entry.partition] = entry
-                continue
-            errors[entry.partition] = error
-            level = logging.INFO if error.code() in GROUP_HAS_MOVED_ON else logging.WARNING
-            logger.log(level, "the commit of %s at offset %d failed: %s", entry.partition, entry.offset, error)
+            else:
+                errors[entry.partition] = error
         if any(error.code() == ClientError.OFFSET_METADATA_TOO_LARGE for error in errors.values()):
             self._member.ledger.metadata_refused()  # once, however many partitions tell
         self._member.acknowledge(taken)
@@ -148,6 +161,11 @@ def _commit_error(entry: CommitEntry, refusal: ClientError | None) -> CommitErro
     error = CommitError(message, topic=topic, partition=number, offset=entry.offset)
     error.__cause__ = None if refusal is None else KafkaException(refusal)
     return error
+
+
+def level_of(error: ClientError) -> int:
+    """How loudly to say that a commit failed."""
+    return logging.INFO if error.code() in GROUP_HAS_MOVED_ON else logging.WARNING
 
 
 def _is_for_good(error: ClientError) -> bool:

@@ -10,23 +10,35 @@ from typing import Final, assert_never
 import trio
 from confluent_kafka import KafkaError as ClientError, Message
 
-from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.config import ConsumerConfig, Delivery
+from trio_parallel_kafka.control.alarm import Alarm
 from trio_parallel_kafka.control.client import Assigned, Client, Failed, Fetched, Lost, Revoked, Trouble
 from trio_parallel_kafka.control.committer import Committer
+from trio_parallel_kafka.control.dead_letters import check_dead_letter_topics
 from trio_parallel_kafka.control.dispatcher import Dispatcher
-from trio_parallel_kafka.control.failures import FINAL, as_error, end_error, final_error
+from trio_parallel_kafka.control.gate import Gate
+from trio_parallel_kafka.control.handling import Handling
+from trio_parallel_kafka.control.outbox import ProducerOutbox
 from trio_parallel_kafka.control.positions import Positions
 from trio_parallel_kafka.control.rebalance import Rebalancer
-from trio_parallel_kafka.control.repeats import Repeats
 from trio_parallel_kafka.control.totals import ControlTotals
+from trio_parallel_kafka.control.transactions import TransactionCommitter
+from trio_parallel_kafka.control.watches import Watches
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
+from trio_parallel_kafka.core.batching import BatchScope
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lanes import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
 from trio_parallel_kafka.errors import ConsumerClosedError, ParallelKafkaError
+from trio_parallel_kafka.execution.batches import BatchHandler, BatchVisits
 from trio_parallel_kafka.execution.channels import LaneChannel
+from trio_parallel_kafka.execution.clock import CoarseClock
+from trio_parallel_kafka.execution.outbox import Outbox
+from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.workers import WorkerPool
+from trio_parallel_kafka.failures import FINAL, as_error, end_error, final_error
 from trio_parallel_kafka.record import Record
+from trio_parallel_kafka.repeats import Repeats
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.control")
 
@@ -36,7 +48,7 @@ TICK: Final = 0.1
 STUCK_AFTER: Final = 1.0
 """Seconds after which the records behind a running one don't count as runnable."""
 
-WATCH_STALLS: Final = 1.0
+WATCH: Final = 1.0
 RETRY: Final = 1.0
 CHECK_TOPICS: Final = 30.0
 
@@ -56,11 +68,25 @@ class Controller:
         self.member: Final[Member[Record]] = Member(
             FlowLimits(config.max_buffered_records, config.max_buffered_bytes), LaneChannel
         )
-        self.pool: Final = WorkerPool(
-            self.member.lanes, config.max_concurrency, self._handler_failed, self._resume_if_low
+        self.tally: Final = Tally()
+        self.pool: Final = WorkerPool(self.member.lanes, config.max_concurrency)
+        self._clock: Final = CoarseClock()
+        self._dispatcher: Final = Dispatcher(self.member, config, self.totals)
+        self._committer, outbox, self._deliver = self._delivery()
+        self.gate: Final = Gate(self.member, self.tally, config.breaker, self._dispatch_changed)
+        self.handling: Final = Handling(
+            config,
+            self.member,
+            outbox,
+            probing=self.gate.probing,
+            tally=self.tally,
+            clock=self._clock,
+            on_stop=self._handler_failed,
+            on_failed_attempt=self.gate.attempt_failed,
+            on_progress=self._resume_if_low,
         )
-        self._dispatcher: Final = Dispatcher(self.member, config, self.totals, self._handler_failed)
-        self._committer: Final = Committer(client, self.member, self.totals)
+        self._alarm: Final = Alarm((self._next_parked, self.pool.next_due, self.gate.next_due), self._ring)
+        self.member.lanes.on_parked = self._alarm.due_at
         self._positions: Final = Positions(client, config.auto_offset_reset)
         self._rebalancer: Final = Rebalancer(
             client=client,
@@ -75,12 +101,22 @@ class Controller:
         self._repeats: Final = Repeats()
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._started: Final = trio.lowlevel.ParkingLot()
+        self._loop: Final = trio.CancelScope()
         self._is_stopping = False
         self._has_client = True
         self.handler_errors: list[Exception] = []
         self.failure: BaseException | None = None
         self.last_trouble: str | None = None
-        self._stalls_logged: dict[TopicPartition, int] = {}
+        self._watches: Final = Watches(config, self.member, self.pool)
+
+    def _delivery(self) -> tuple[Committer, Outbox, Callable[[], Awaitable[None]]]:
+        """How it is committed what was done, where results go, and the task that both need."""
+        config, client = self._config, self._client
+        if config.delivery is Delivery.EXACTLY_ONCE:
+            transactions = TransactionCommitter(config, client, self.member, self.totals, self._fail)
+            return transactions, transactions.outbox, transactions.run
+        outbox = ProducerOutbox(config)
+        return Committer(client, self.member, self.totals), outbox, outbox.run
 
     # What the front door asks for
 
@@ -93,8 +129,11 @@ class Controller:
         """Join the group.
 
         Raises:
-            KafkaError: what has to be known first wasn't to be had.
+            KafkaError: what has to be known first wasn't to be had, or the transactions can't begin.
+            ConfigError: the subscription takes in its own dead letters.
         """
+        await check_dead_letter_topics(self._config, self._client)
+        await self._committer.open()
         await self._positions.prepare()
         self._client.subscribe(self._config.topics)
 
@@ -118,12 +157,24 @@ class Controller:
         while not (self._is_stopping or self.handler_errors or self.failure):
             await self._changed.park()
 
+    def batches(self, handler: BatchHandler, *, size: int, scope: BatchScope, linger: float) -> BatchVisits:
+        """What workers do with a handler of batches."""
+        return self.handling.batches(
+            handler,
+            size=size,
+            scope=scope,
+            linger=linger,
+            on_unripe=self._alarm.due_at,
+            on_left=self.pool.lanes_left,
+        )
+
     def stop(self) -> None:
         """Fetch no more, and start nothing that is fetched from now on; also after a handler's failure."""
         self._is_stopping = True
         for assignment in self.member.assignments:
             assignment.pause_reason = STOPPING
         self._client.pause([assignment.partition for assignment in self.member.assignments])
+        self.pool.stop_lingering()
         self._something_changed()
 
     async def drain(self) -> None:
@@ -159,6 +210,12 @@ class Controller:
             while len(self.member.assignments) and self._has_client:
                 await self._changed.park()  # noqa: ASYNC102 - the caller bounds it
 
+    async def close_client(self) -> None:
+        """Close the client before the block ends, because a handler holds the block up; shielded and bounded."""
+        self._has_client = False
+        self._loop.cancel()
+        await self._client.close()
+
     @property
     def has_committed_all(self) -> bool:
         """Whether the last commit was acknowledged."""
@@ -181,21 +238,29 @@ class Controller:
     async def run(self) -> None:
         """Serve the client's events, and what is due, until cancelled."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._commit_regularly)
-                nursery.start_soon(self._watch_flow)
-                nursery.start_soon(self._every, WATCH_STALLS, self._watch_stalls)
-                nursery.start_soon(self._every, RETRY, self._rebalancer.retry)
-                nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
-                while self._has_client:
-                    try:
-                        await self._serve_event()
-                    except ParallelKafkaError as error:
-                        self._fail(error)
-                    self._something_changed()
+            with self._loop:
+                await self._serve()
         finally:
             self._has_client = False  # or nobody hears it any more
             self._something_changed()
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_regularly)
+            nursery.start_soon(self._watch_flow)
+            nursery.start_soon(self._every, WATCH, self._watches.look)
+            nursery.start_soon(self._alarm.run)
+            nursery.start_soon(self._deliver)
+            if self.gate.look_every is not None:
+                nursery.start_soon(self._every, self.gate.look_every, self.gate.observe)
+            nursery.start_soon(self._every, RETRY, self._rebalancer.retry)
+            nursery.start_soon(self._every, CHECK_TOPICS, self._rebalancer.check_topics)
+            while self._has_client:
+                try:
+                    await self._serve_event()
+                except ParallelKafkaError as error:
+                    self._fail(error)
+                self._something_changed()
 
     async def _serve_event(self) -> None:
         match await self._client.next_event():
@@ -220,8 +285,8 @@ class Controller:
                 assert_never(unknown)
 
     async def _take(self, event: Fetched) -> None:
-        self.pool.now = trio.current_time()
-        result = self._dispatcher.dispatch(event.messages, event.assignment_epochs, self.pool.now)
+        self._clock.now = trio.current_time()
+        result = self._dispatcher.dispatch(event.messages, event.assignment_epochs, self._clock.now)
         full = [each.partition for each in result.touched if self.member.pause_if_full(each)]
         if full:
             self._client.pause(full)
@@ -273,27 +338,11 @@ class Controller:
     async def _watch_flow(self) -> None:
         while True:
             await trio.sleep(TICK)
-            self.pool.now = now = trio.current_time()
+            self._clock.now = now = trio.current_time()
             for assignment in self.member.assignments:
                 if assignment.pause_reason == BUFFER_FULL:
                     stuck = [lane for lane in self.pool.running_on([assignment]) if now - lane.since > STUCK_AFTER]
                     self._resume_if_low(assignment, stuck)
-
-    async def _watch_stalls(self) -> None:
-        now = trio.current_time()
-        for assignment in self.member.assignments:
-            oldest = assignment.tracker.oldest
-            if oldest is None or now - oldest.received_at < self._config.stall_warning:
-                self._stalls_logged.pop(assignment.partition, None)
-            elif self._stalls_logged.get(assignment.partition) != oldest.offset:
-                self._stalls_logged[assignment.partition] = oldest.offset
-                logger.warning(
-                    "stall: %r has been incomplete for %.0f s; %d records of %s are buffered behind it or beside it",
-                    oldest,
-                    now - oldest.received_at,
-                    len(assignment.tracker) - 1,
-                    assignment.partition,
-                )
 
     def _resume_if_low(self, assignment: Assignment[Record], stuck: Collection[Lane[Record]] = ()) -> None:
         if self.member.resume_if_low(assignment, stuck):
@@ -306,7 +355,7 @@ class Controller:
             f"while handling topic={record.topic!r} partition={record.partition} offset={record.offset} "
             f"key={record.key!r} attempt={record.attempt}"
         )
-        logger.error("the handler of %r failed: %s", record, type(error).__name__)
+        logger.error("%r failed for good: %s", record, type(error).__name__)
         self.handler_errors.append(error)
         self.pool.halt()
         self.stop()
@@ -330,9 +379,26 @@ class Controller:
     def _failure_error(self) -> ParallelKafkaError | None:
         return None if self.failure is None else end_error(self.failure)
 
+    def _next_parked(self) -> float | None:
+        """Once the consumer is stopping, what is parked is left for replay."""
+        return None if self._is_stopping else self.member.lanes.next_due()
+
+    def _ring(self, now: float) -> None:
+        self._clock.now = now
+        if not self._is_stopping:
+            self.member.lanes.release_due(now)
+        self.gate.look(now)
+        self.pool.wake()
+
+    def _dispatch_changed(self) -> None:
+        self.pool.wake()
+        self._alarm.reset()
+
     def _something_started(self) -> None:
         if self._is_stopping:
             self.stop()
+        for assignment in self.member.assignments:
+            self.gate.began(assignment)
         self._started.unpark_all()
         self._something_changed()
 

@@ -42,21 +42,12 @@ class Dispatcher:
         member: the core.
         config: the ordering, and what orders a record.
         totals: counted here.
-        on_failure: told of a record whose lane can't be determined.
     """
 
-    def __init__(
-        self,
-        member: Member[Record],
-        config: ConsumerConfig,
-        totals: ControlTotals,
-        on_failure: Callable[[Record, Exception], None],
-    ) -> None:
+    def __init__(self, member: Member[Record], config: ConsumerConfig, totals: ControlTotals) -> None:
         self._member: Final = member
         self._totals: Final = totals
-        self._on_failure: Final = on_failure
         self._lane_key: Final = _lane_key(config)
-        self._has_failed = False
 
     def dispatch(
         self, messages: Sequence[Message], assignment_epochs: Mapping[TopicPartition, int | None], now: float
@@ -90,10 +81,7 @@ class Dispatcher:
             key = self._lane_key(record)
             assignment.lanes.by_key.get(key)  # hashes and compares it, as the lanes will
         except Exception as error:  # noqa: BLE001 - the user's function: a failure of this record
-            is_new = assignment.seen(record)
-            if is_new and not self._has_failed:  # what fails once may fail on all records of the batch
-                self._has_failed = True
-                self._on_failure(record, error)
+            is_new = self._member.deliver_failed(assignment, record, error)
         else:
             is_new = self._member.deliver(assignment, key, record)
         if not is_new:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import trio
 from confluent_kafka import (
@@ -21,9 +21,13 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from trio_parallel_kafka.config import ConsumerConfig
-from trio_parallel_kafka.config.librdkafka import client_properties, rebalance_is_incremental, uses_consumer_protocol
+from trio_parallel_kafka.config.librdkafka import (
+    client_properties,
+    connection_properties,
+    rebalance_is_incremental,
+    uses_consumer_protocol,
+)
 from trio_parallel_kafka.control.client import Committed, Event, Failed, Fetched, StartAt, Trouble
-from trio_parallel_kafka.control.failures import as_error, end_error, final_error
 from trio_parallel_kafka.control.poll_thread import CommitResults, PollSettings, PollThread
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
@@ -33,8 +37,10 @@ from trio_parallel_kafka.errors import (
     BrokerUnreachableError,
     CloseTimeoutError,
     KafkaError,
+    ParallelKafkaError,
     TopicNotFoundError,
 )
+from trio_parallel_kafka.failures import as_error, end_error, final_error
 from trio_parallel_kafka.statistics import PollStatistics
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.client")
@@ -49,7 +55,7 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def open_kafka_client(config: ConsumerConfig, problems: list[KafkaError]) -> AsyncIterator[KafkaClient]:
+async def open_kafka_client(config: ConsumerConfig, problems: list[ParallelKafkaError]) -> AsyncIterator[KafkaClient]:
     """Start the poll thread; leaving the block closes the client within ``config.close_timeout``.
 
     If the client overruns that bound, its daemon thread is left behind and ``problems`` gets a
@@ -243,6 +249,9 @@ class KafkaClient:
             raise KafkaError(message)
         return results[0]
 
+    async def group_metadata(self, entries: Sequence[CommitEntry]) -> object | None:
+        return await self._call(lambda: self._thread.group_metadata(entries))
+
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         return await self._call(lambda: self._committed(partitions))
 
@@ -251,6 +260,9 @@ class KafkaClient:
 
     async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
         return await self._call(lambda: self._topic_ids(topics))
+
+    async def topics(self) -> frozenset[str]:
+        return await self._call(lambda: frozenset(self._all_partition_counts()))
 
     async def partition_counts(self) -> Mapping[str, int]:
         return await self._call(self._partition_counts)
@@ -337,7 +349,7 @@ class KafkaClient:
         found = {}
         try:
             if self._admin is None:
-                self._admin = AdminClient(_connection_properties(self._properties))
+                self._admin = AdminClient({**connection_properties(self._properties), "log_level": 0})
             asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_TIMEOUT)
             for topic, answer in asked.items():
                 topic_id = _topic_id(answer.result(timeout=REQUEST_TIMEOUT).topic_id)
@@ -348,16 +360,16 @@ class KafkaClient:
         return found
 
     def _partition_counts(self) -> Mapping[str, int]:
+        has_pattern = any(topic.startswith("^") for topic in self._config.topics)
+        counts = self._all_partition_counts()
+        return {name: count for name, count in counts.items() if has_pattern or name in self._config.topics}
+
+    def _all_partition_counts(self) -> dict[str, int]:
         try:
             metadata = self._thread.consumer.list_topics(timeout=REQUEST_TIMEOUT)
         except KafkaException as error:
             raise as_error(error.args[0], "no answer about the topics") from error
-        has_pattern = any(topic.startswith("^") for topic in self._config.topics)
-        return {
-            name: len(topic.partitions)
-            for name, topic in metadata.topics.items()
-            if topic.error is None and (has_pattern or name in self._config.topics)
-        }
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 
 
 def _errors_of(event: Event) -> list[ClientError]:
@@ -385,17 +397,6 @@ def _committed(answer: ClientPartition) -> Committed:
     except UnicodeDecodeError:  # the binding reads past the end of what another client wrote
         return Committed(answer.offset, None)
     return Committed(answer.offset, metadata or "")
-
-
-_CONNECTION: Final = (
-    "bootstrap.", "broker.", "client.", "connections.", "enable.ssl", "https.", "oauth", "reconnect.",
-    "sasl.", "security.", "socket.", "ssl.",
-)  # fmt: skip
-
-
-def _connection_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """The properties that say how to connect, for a client that is no consumer."""
-    return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)} | {"log_level": 0}
 
 
 def _topic_id(identity: Uuid) -> bytes:

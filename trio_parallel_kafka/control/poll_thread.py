@@ -47,12 +47,12 @@ from confluent_kafka import (
 )
 
 from trio_parallel_kafka.control.client import Assigned, Event, Fetched, Lost, Revoked, StartAt, Trouble
-from trio_parallel_kafka.control.repeats import QuietLogger
 from trio_parallel_kafka.control.seeking import read_on
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.errors import ConfigError
+from trio_parallel_kafka.repeats import QuietLogger
 from trio_parallel_kafka.statistics import PollStatistics
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.client")
@@ -344,6 +344,18 @@ class PollThread:
             if not self._is_in_callback:
                 self._awaiting_commit.pop()
             done(results | dict.fromkeys((entry.partition for entry in owned), error.args[0]))
+
+    def group_metadata(self, entries: Sequence[CommitEntry]) -> object | None:
+        """See :meth:`~trio_parallel_kafka.control.client.Client.group_metadata`; also from within a callback.
+
+        The client forgets its name before it tells of a loss, and the broker takes commits of the nameless from anybody:
+        so what it gives must hold the name. (It is opaque, but the name stands in it as it is.)
+        """
+        if any(self._owned.get(entry.partition) != entry.assignment_epoch for entry in entries):
+            return None
+        name = self._consumer.memberid()
+        metadata: bytes = self._consumer.consumer_group_metadata()
+        return metadata if name and name.encode() in metadata else None
 
     # Callbacks: they run inside poll() or close()
 

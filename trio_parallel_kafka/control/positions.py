@@ -13,12 +13,12 @@ from typing import Final, Literal
 import attrs
 
 from trio_parallel_kafka.control.client import Client, Committed
-from trio_parallel_kafka.control.failures import FINAL, as_error, final_error
 from trio_parallel_kafka.control.zstd import zstd_decompressor
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.metadata import ReadMap, read_metadata
 from trio_parallel_kafka.core.ranges import OffsetRanges
 from trio_parallel_kafka.errors import KafkaError, OffsetResetError
+from trio_parallel_kafka.failures import FINAL, as_error, final_error
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.positions")
 

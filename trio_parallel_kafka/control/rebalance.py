@@ -10,13 +10,13 @@ import trio
 
 from trio_parallel_kafka.control.client import Assigned, Client, Lost, Revoked, StartAt
 from trio_parallel_kafka.control.committer import Committer
-from trio_parallel_kafka.control.failures import FINAL
 from trio_parallel_kafka.control.positions import Positions, Start
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
 from trio_parallel_kafka.core.member import POSITION_UNKNOWN, Member
 from trio_parallel_kafka.errors import KafkaError
 from trio_parallel_kafka.execution.workers import WorkerPool
+from trio_parallel_kafka.failures import FINAL
 from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.rebalance")

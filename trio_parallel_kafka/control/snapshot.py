@@ -13,7 +13,7 @@ from trio_parallel_kafka.statistics import ConsumerStatistics, OldestRecord, Par
 
 def take_snapshot(state: str, max_concurrency: int, controller: Controller, client: Client) -> ConsumerStatistics:
     """Everything at one moment."""
-    counted, pool = controller.totals, controller.pool
+    counted, tally, pool = controller.totals, controller.tally, controller.pool
     partitions = sorted(
         (_partition(each, controller) for each in controller.member.assignments),
         key=lambda each: (each.topic, each.partition),
@@ -27,16 +27,21 @@ def take_snapshot(state: str, max_concurrency: int, controller: Controller, clie
         poll=client.poll_statistics(),
         totals=Totals(
             received=counted.received,
-            completed=pool.completed,
-            failed=len(controller.handler_errors),
+            completed=tally.completed,
+            failed=tally.failed,
+            retried=tally.retried,
+            skipped=tally.skipped,
+            dead_lettered=tally.dead_lettered,
+            sent=tally.sent,
             not_replayed=counted.not_replayed,
-            fenced=pool.fenced,
-            abandoned=pool.abandoned,
+            fenced=tally.fenced,
+            abandoned=tally.abandoned,
             commits=counted.commits,
             failed_commits=counted.failed_commits,
             lost_to_retention=counted.lost_to_retention,
         ),
         partitions=tuple(partitions),
+        held=tuple(sorted(controller.member.lanes.holds)),
         last_error=controller.last_trouble,
     )
 
@@ -45,8 +50,12 @@ def _partition(assignment: Assignment[Record], controller: Controller) -> Partit
     tracker = assignment.tracker
     has_started = assignment.phase is not Phase.STARTING
     acknowledged = controller.member.ledger.acknowledged(assignment)
-    running = {lane.head for lane in controller.pool.running_on([assignment])}
+    running = {record for lane in controller.pool.running_on([assignment]) for record in lane.in_hands}
+    parked = {
+        lane.head: lane for _, _, lane in assignment.lanes.parked if lane.parked_until is not None and not lane.lingers
+    }
     oldest = tracker.oldest
+    now = trio.current_time()
     return PartitionStatistics(
         topic=assignment.partition.topic,
         partition=assignment.partition.partition,
@@ -58,7 +67,9 @@ def _partition(assignment: Assignment[Record], controller: Controller) -> Partit
         buffered_records=len(tracker),
         buffered_bytes=assignment.buffered_bytes,
         in_flight=len(running),
+        parked=len(parked),
         paused=assignment.pause_reason,
+        is_held=assignment.lanes.is_held,
         completed_above=sum(end - start for start, end in tracker.completed_above()),
         is_map_cut=acknowledged is not None and acknowledged.is_cut,
         oldest_incomplete=None
@@ -66,8 +77,9 @@ def _partition(assignment: Assignment[Record], controller: Controller) -> Partit
         else OldestRecord(
             offset=oldest.offset,
             key=oldest.key,
-            age=trio.current_time() - oldest.received_at,
+            age=now - oldest.received_at,
             attempt=oldest.attempt,
             is_running=oldest in running,
+            retry_in=max(0.0, (parked[oldest].parked_until or now) - now) if oldest in parked else None,
         ),
     )

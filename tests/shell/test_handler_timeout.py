@@ -1,0 +1,285 @@
+"""A deadline for each attempt; handlers that don't heed it are named, and hold up nothing but their lane."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+from shell.failing import Failing
+from shell.fake_outbox import FakeOutbox
+from shell.kit import NEVER, P0, P1, BodyError, Handling, World, of
+from trio.testing import MockClock
+
+from trio_parallel_kafka import (
+    HandlerStuckError,
+    HandlerTimeoutError,
+    ParallelConsumer,
+    ProducerRecord,
+    Record,
+    parallel_consumer,
+)
+from trio_parallel_kafka.config import RetryPolicy
+from trio_parallel_kafka.core.metadata import read_metadata
+
+AT_ONCE = RetryPolicy(max_attempts=2, initial_backoff=0.0)
+NAMED = "<Record orders[0]@0 key=b'a' attempt=1 assignment_epoch=1> isn't done long after handler_timeout"
+
+
+def times_named(caplog: pytest.LogCaptureFixture) -> int:
+    """How many lines of the log say that a record isn't done in time."""
+    return sum("long after handler_timeout" in line.getMessage() for line in caplog.records)
+
+
+async def test_attempt_is_cancelled_in_time(autojump_clock: MockClock, world: World) -> None:
+    """An attempt that takes too long is cancelled, and has failed; others are left alone."""
+    world.broker.produce(P0, ["a", "b"])
+    handle = Handling(held={0})
+    with pytest.RaisesGroup(
+        pytest.RaisesGroup(pytest.RaisesExc(HandlerTimeoutError, match=r"longer than 7 s \(handler_timeout\)"))
+    ) as caught:
+        async with world.consuming(handle, handler_timeout=7.0):
+            await trio.sleep_forever()
+    assert trio.current_time() == pytest.approx(7.0, abs=0.2)
+    assert isinstance(caught.value.exceptions[0].exceptions[0], trio.TooSlowError)
+    assert "offset=0" in caught.value.exceptions[0].exceptions[0].__notes__[0]
+    assert (handle.cancelled, handle.finished) == ([(0, 0)], [(0, 1)])
+
+
+async def test_timeout_is_a_failure_like_any_other(autojump_clock: MockClock, world: World) -> None:
+    """It is tried again, each attempt within a bound of its own, and given up in the end."""
+    world.broker.produce(P0, ["a", "a"])
+    handle = Handling(held={0})
+    policy = RetryPolicy(max_attempts=3, initial_backoff=1.0, multiplier=1.0, jitter=0.0)
+    async with world.consuming(handle, handler_timeout=5.0, retry=policy, on_failure="skip") as pc:
+        await trio.sleep(16)
+        assert handle.cancelled == [(0, 0), (0, 0)]
+        await trio.sleep(2)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.retried, totals.skipped, totals.abandoned) == (3, 2, 1, 0)
+        assert world.committed(P0) == 2
+    assert handle.offsets(P0) == [1]
+
+
+async def test_attempt_in_time_is_left_alone(autojump_clock: MockClock, world: World) -> None:
+    """A lane may take much longer than one attempt."""
+    world.broker.produce(P0, ["a"] * 10)
+    handle = Handling(work=4.0)
+    async with world.consuming(handle, handler_timeout=5.0) as pc:
+        await trio.sleep(41)
+        assert pc.statistics().totals.failed == 0
+    assert len(handle.finished) == 10
+
+
+async def test_late_return_is_a_failure(autojump_clock: MockClock, world: World) -> None:
+    """A handler that swallows its cancellation and returns hasn't handled its record: it may have done half."""
+    world.broker.produce(P0, ["a"])
+    attempts = []
+
+    async def handle(record: Record) -> None:
+        attempts.append(record.attempt)
+        with trio.CancelScope(shield=record.attempt == 1):
+            await trio.sleep(8)
+
+    async with world.consuming(handle, handler_timeout=5.0, retry=AT_ONCE, on_failure="skip") as pc:
+        await trio.sleep(7)
+        assert (of(pc, P0).position, pc.statistics().totals.failed) == (0, 0)
+        await trio.sleep(2)
+        assert (of(pc, P0).position, pc.statistics().totals.failed) == (0, 1)
+        await trio.sleep(5)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.retried, totals.skipped) == (2, 1, 1)
+    assert attempts == [1, 2]
+
+
+async def test_what_a_late_handler_raises_is_its_failure(autojump_clock: MockClock, world: World) -> None:
+    """An exception of its own says more than that it was late."""
+    world.broker.produce(P0, ["a"])
+
+    async def handle(_record: Record) -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            raise BodyError from None
+
+    with pytest.RaisesGroup(pytest.RaisesGroup(BodyError)):
+        async with world.consuming(handle, handler_timeout=5.0):
+            await trio.sleep_forever()
+
+
+async def test_cancellation_from_outside_is_no_timeout(autojump_clock: MockClock, world: World) -> None:
+    """A revoke before the deadline abandons the record; nothing has failed."""
+    world.broker.produce(P0, ["a"])
+    handle = Handling(held={0})
+    async with world.consuming(handle, handler_timeout=5.0, revoke_grace=0.0) as pc:
+        await trio.sleep(2)
+        await world.client.rebalance(revoke=[P0])
+        await trio.sleep(10)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.abandoned) == (0, 1)
+
+
+# Handlers that don't end
+
+
+async def test_handler_that_does_not_end_is_named(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names it once, the statistics show it, its lane waits; all others go on, and are committed."""
+    world.broker.produce(P0, ["a", "a", "b"])
+    handle = Handling(stubborn={0})
+    async with world.consuming(handle, handler_timeout=5.0, retry=AT_ONCE) as pc:
+        await trio.sleep(5.5)
+        assert not times_named(caplog)
+        await trio.sleep(10)
+        world.broker.produce(P0, ["b"])
+        await trio.sleep(10)
+        assert NAMED in caplog.text
+        assert times_named(caplog) == 1
+        oldest = of(pc, P0).oldest_incomplete
+        assert oldest is not None
+        assert (oldest.offset, oldest.key, oldest.is_running) == (0, b"a", True)
+        assert oldest.age > 20
+        assert handle.offsets(P0) == [2, 3]
+        assert world.broker.commits[-1].metadata
+        handle.let_go()
+        await trio.sleep(5)
+    assert handle.offsets(P0, started=True) == [0, 2, 3, 0, 1]
+    assert world.committed(P0) == 4
+
+
+async def test_second_stuck_attempt_is_named_again(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each attempt that doesn't end is told of once."""
+    world.broker.produce(P0, ["a"])
+
+    async def handle(_record: Record) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+
+    async with world.consuming(handle, handler_timeout=5.0, retry=AT_ONCE, on_failure="skip"):
+        await trio.sleep(42)
+    assert times_named(caplog) == 2
+
+
+async def test_quick_handlers_are_never_named(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lane that is always busy isn't mistaken for one that is stuck, nor a handler that ends when it is told to."""
+    world.broker.produce(P0, ["a"] * 100)
+    world.broker.produce(P1, ["b"])
+    handle = Handling(work=0.3)
+    slow = Handling(held={0})
+
+    async def either(record: Record) -> None:
+        await (slow(record) if record.partition == 1 else handle(record))
+
+    async with world.consuming(either, handler_timeout=2.0, retry=RetryPolicy(max_attempts=None, max_backoff=0.1)):
+        await trio.sleep(31)
+    assert len(handle.finished) == 100
+    assert len(slow.cancelled) > 10
+    assert not times_named(caplog)
+
+
+async def test_slow_acknowledgement_is_not_taken_for_a_hung_handler(
+    autojump_clock: MockClock, world: World, outbox: FakeOutbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The deadline is the handler's: what it returned may take longer to be sent. The log names it as what it may be.
+
+    It once said that the handler didn't react to its cancellation.
+    """
+    outbox.delay = 20.0
+    world.broker.produce(P0, ["a"])
+
+    async def handle(_record: Record) -> ProducerRecord:
+        await trio.sleep(1)
+        return ProducerRecord("results", b"done")
+
+    async with world.consuming(handle, handler_timeout=5.0) as pc:
+        await trio.sleep(25)
+        assert (pc.statistics().totals.completed, pc.statistics().totals.failed) == (1, 0)
+    assert times_named(caplog) == 1
+    assert "or what it resulted in isn't sent yet" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["stop", "body error", "cancellation"])
+async def test_leaving_with_a_handler_that_does_not_end(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """The rest is committed, the group left and the client closed within their bounds; the block ends when it does.
+
+    The error that leaves, beside what else does, names the record.
+    """
+    world.broker.produce(P0, ["a", "a", "b"])
+    handle = Handling(stubborn={0})
+    fields = {"handler_timeout": 5.0, "shutdown_timeout": 3.0, "close_timeout": 4.0, "commit_interval": NEVER}
+    seen: list[str] = []
+
+    async def watch() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+            client = world.client
+            assert (client.owned, client.left_owned, client.ended.is_set()) == ({}, (), True)
+            assert world.committed(P0) == 0
+            assert read_metadata(world.broker.commits[-1].metadata, 0).completed == ((2, 3),)
+            seen.append(opened[0].statistics().state)
+            handle.let_go()
+
+    async def live() -> None:
+        async with parallel_consumer(world.config(**fields)) as pc, trio.open_nursery() as nursery:
+            opened.append(pc)
+            nursery.start_soon(pc.run, handle)
+            await trio.sleep(9)
+            if how == "stop":
+                pc.stop()
+            elif how == "body error":
+                raise BodyError
+            else:
+                nursery.cancel_scope.cancel()
+
+    opened: list[ParallelConsumer] = []
+    stuck = pytest.RaisesExc(
+        HandlerStuckError,
+        match=r"orders\[0\]@0.*didn't react.*handled again",
+        check=lambda error: (error.topic, error.partition, error.offset) == ("orders", 0, 0),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        with pytest.RaisesGroup(stuck, *([BodyError] if how == "body error" else []), flatten_subgroups=True):
+            await live()
+        assert trio.current_time() == pytest.approx(20.0, abs=0.2)
+    assert seen == ["stopped"]
+    assert NAMED in caplog.text
+    assert world.committed(P0) == 0
+
+
+async def test_stuck_record_of_a_lost_partition_holds_up_its_next_assignment(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The partition isn't read in this member until the old handler has ended, whose late return changes nothing."""
+    world.broker.produce(P0, ["a", "a"])
+    handle = Handling(stubborn={0})
+    async with world.consuming(handle, handler_timeout=5.0, retry=AT_ONCE) as pc:
+        await trio.sleep(8)
+        await world.client.rebalance(lose=[P0], assign=[P0])
+        await trio.sleep(10)
+        assert of(pc, P0).phase == "starting"
+        assert "orders[0] waits for a handler of an earlier assignment" in caplog.text
+        handle.let_go()
+        await trio.sleep(5)
+        assert pc.statistics().totals.failed == 0
+        assert pc.statistics().totals.completed == 2
+    assert handle.offsets(P0, started=True) == [0, 0, 1]
+    assert world.committed(P0) == 2
+
+
+async def test_timeout_that_hits_while_the_consumer_stops(autojump_clock: MockClock, world: World) -> None:
+    """In the drain, too, an attempt has its own deadline; what fails by it is left."""
+    world.broker.produce(P0, ["a"])
+    handle = Failing(work=math.inf)
+    async with world.consuming(handle, handler_timeout=5.0, shutdown_timeout=60.0, retry=AT_ONCE):
+        await trio.sleep(1)
+    assert trio.current_time() == pytest.approx(5.0, abs=0.5)
+    assert handle.started(P0) == [(0, 1)]
+    assert world.committed(P0) == 0

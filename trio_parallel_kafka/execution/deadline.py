@@ -1,0 +1,31 @@
+"""A bound on the time of an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from trio_parallel_kafka.errors import HandlerTimeoutError
+
+Given = TypeVar("Given")
+
+
+def timed(attempt: Callable[[Given], Awaitable[object]], timeout: float | None) -> Callable[[Given], Awaitable[object]]:
+    """Give an attempt that is cancelled after ``timeout`` seconds; ``attempt`` itself without one.
+
+    One that returns later than that all the same, because it swallows its cancellation or didn't notice it, has failed
+    too: what it did may be half done.
+    """
+    if timeout is None:
+        return attempt
+
+    async def attempt_in_time(given: Given) -> object:  # noqa: ASYNC910 - a checkpoint is up to the attempt
+        with trio.move_on_after(timeout) as scope:
+            result = await attempt(given)
+        if scope.cancel_called:
+            raise HandlerTimeoutError(f"the handler took longer than {timeout:g} s (handler_timeout)")
+        return result
+
+    return attempt_in_time

@@ -1,0 +1,198 @@
+"""What a worker does with the lanes in its hands."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from trio_parallel_kafka.core.assignments import Assignment
+from trio_parallel_kafka.core.lanes import Lane, LaneScheduler
+from trio_parallel_kafka.execution.clock import CoarseClock
+from trio_parallel_kafka.execution.settling import Settler, is_decision
+from trio_parallel_kafka.execution.tally import Tally
+from trio_parallel_kafka.execution.verdicts import RetryLater, Stop
+from trio_parallel_kafka.record import Record, next_attempt
+
+Handler = Callable[[Record], Awaitable[object]]
+
+VISIT: Final = 32
+"""Records of one lane after which other lanes have their turn."""
+
+SLICE_CHECK: Final = 8
+"""Records in a row, with handlers that never wait, after which a worker looks at the clock."""
+
+BREAKER: Final = "circuit open"
+"""What holds the scheduler while an open breaker stops dispatch; probes are let through."""
+
+
+class Worker:
+    """One task's state: the lanes in its hands, and the scope that ends the handler."""
+
+    __slots__ = ("doomed", "lanes", "scope", "streak")
+
+    def __init__(self) -> None:
+        self.lanes: Sequence[Lane[Record]] = ()
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self.doomed: frozenset[Assignment[Record]] = frozenset()
+        """The assignments for whose sake the scope was cancelled."""
+        self.streak: int = 0
+        """Records handled in a row while no other worker ran."""
+
+
+class Probing:
+    """Lets single records through an open breaker, and tells how they got on.
+
+    Args:
+        on_begin: told when a record tries.
+        on_end: told how it got on; see :meth:`ended`.
+
+    Attributes:
+        is_allowed: the next ready lane may be taken in spite of the breaker, for one record.
+        lane: the lane of the record that tries, while it does.
+    """
+
+    def __init__(self, on_begin: Callable[[], None], on_end: Callable[[bool | None], None]) -> None:
+        self._on_begin: Final = on_begin
+        self._on_end: Final = on_end
+        self.is_allowed: bool = False
+        self.lane: Lane[Record] | None = None
+
+    def take(self, scheduler: LaneScheduler[Record]) -> Lane[Record] | None:
+        """A lane to try with, if one is ready and it is time."""
+        lane = scheduler.take_despite(BREAKER) if self.is_allowed else None
+        if lane is not None:
+            self.is_allowed = False
+            self.lane = lane
+            self._on_begin()
+        return lane
+
+    def ended(self, lane: Lane[Record], *, well: bool | None) -> None:
+        """A record of this lane is done (``well``), has failed, or no attempt has ended (``None``)."""
+        if lane is self.lane:
+            self.lane = None
+            self._on_end(well)
+
+
+class Visits(Protocol):
+    """How lanes are taken and served."""
+
+    def take(self) -> Sequence[Lane[Record]]:
+        """Lanes to be visited next, now in the caller's hands; none if there is nothing to do."""
+
+    async def visit(self, worker: Worker) -> None:
+        """Serve the lanes in a worker's hands. Cancelled, it leaves to the caller what it hasn't completed."""
+
+    def abandon(self, worker: Worker) -> None:
+        """The visit was cancelled: put the lanes where they belong. What wasn't completed stays incomplete."""
+
+    def stop_lingering(self) -> None:
+        """Wait no more for fuller batches."""
+
+    def next_due(self) -> float | None:
+        """When a batch that isn't full is to be taken all the same."""
+
+
+class RecordVisits:
+    """One lane at a time, one record after another, for as long as a visit may last.
+
+    Args:
+        scheduler: the lanes.
+        attempt: what is done with a record.
+        settler: sees to what comes of it.
+        tally: counted here.
+        probing: lets records through an open breaker.
+        on_progress: told of a completion in a partition that is paused.
+        clock: when a lane was taken is read off it.
+    """
+
+    def __init__(
+        self,
+        scheduler: LaneScheduler[Record],
+        attempt: Handler,
+        *,
+        settler: Settler,
+        tally: Tally,
+        probing: Probing,
+        on_progress: Callable[[Assignment[Record]], None],
+        clock: CoarseClock,
+    ) -> None:
+        self._scheduler: Final = scheduler
+        self._attempt: Final = attempt
+        self._settler: Final = settler
+        self._tally: Final = tally
+        self._probing: Final = probing
+        self._on_progress: Final = on_progress
+        self._clock: Final = clock
+        self._at_work: Worker | None = None
+
+    def take(self) -> Sequence[Lane[Record]]:
+        lane = self._scheduler.take() or self._probing.take(self._scheduler)
+        return () if lane is None else (lane,)
+
+    def stop_lingering(self) -> None:
+        """Single records wait for nothing."""
+
+    def next_due(self) -> float | None:
+        return None
+
+    def abandon(self, worker: Worker) -> None:
+        for lane in worker.lanes:
+            self._tally.abandoned += 1
+            self._probing.ended(lane, well=None)
+            self._scheduler.seal(lane)  # nothing overtakes what was cancelled
+
+    async def visit(self, worker: Worker) -> None:  # noqa: C901 - what every record goes through, in one piece
+        (lane,) = worker.lanes
+        scheduler, tally = self._scheduler, self._tally
+        assignment: Assignment[Record] = lane.group.owner
+        left = VISIT
+        while True:
+            lane.since = self._clock.now
+            record = lane.head
+            self._at_work = worker
+            error = lane.error if lane.detour is not None else None
+            if error is None:
+                try:
+                    result = await self._attempt(record)
+                    if result is not None:
+                        await self._settler.send(assignment, record, result)
+                except Exception as raised:
+                    if worker.doomed:
+                        raise
+                    error = raised
+            worker.streak = worker.streak + 1 if self._at_work is worker else 0
+            if error is not None and not await self._is_settled(lane, record, error):
+                return
+            if not assignment.complete(record):
+                tally.fenced += 1
+                self._probing.ended(lane, well=None)
+                return
+            tally.completed += 1
+            left -= 1
+            if assignment.pause_reason is not None:
+                self._on_progress(assignment)
+            if scheduler.is_held:
+                self._probing.ended(lane, well=True)
+            if not scheduler.advance(lane):
+                return
+            if not left or worker.streak >= SLICE_CHECK or scheduler.is_held or lane.group.is_held:
+                scheduler.put_back(lane)
+                return
+
+    async def _is_settled(self, lane: Lane[Record], record: Record, error: Exception) -> bool:
+        """Deal with a failure; say whether the record may be completed. Else the lane is parked or sealed."""
+        self._probing.ended(lane, well=is_decision(error) if lane.error is None else None)
+        match await self._settler.settle(lane, record, error):
+            case RetryLater(delay):
+                if lane.error is None:
+                    lane.head = next_attempt(record)
+                    lane.group.owner.replace(lane.head)
+                self._scheduler.park(lane, trio.current_time() + delay)
+                return False
+            case Stop():
+                self._scheduler.seal(lane)
+                return False
+        lane.error = None
+        return True
