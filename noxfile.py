@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
 
 def lint_async_code(session: nox.Session) -> None:
     """Run flake8-async with all of its rules but those that ask for what isn't wanted."""
-    inner = python_files(f"{PACKAGE}/control", f"{PACKAGE}/execution")
+    inner = python_files(f"{PACKAGE}/control", f"{PACKAGE}/execution", f"{PACKAGE}/producing")
     outer = python_files(PACKAGE) - inner
     around = python_files("tests", "docs", "examples", "benchmarks")
     # ASYNC114 asks for a list of all functions that a nursery may start: nothing is gained by keeping one.

@@ -21,7 +21,7 @@ from trio_parallel_kafka.control.kafka_client import open_kafka_client
 from trio_parallel_kafka.control.snapshot import take_snapshot
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.batching import BatchScope
-from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.errors import (
     CommitError,
     ConsumerBusyError,

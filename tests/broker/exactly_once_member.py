@@ -1,8 +1,9 @@
 """A member that makes one result of each record, in a process of its own, to be killed at any moment.
 
 ``python -m broker.exactly_once_member OUTPUT WORK_MS CONFIG``: it takes up to ``WORK_MS`` milliseconds for a record and
-returns it as a record for the topic ``OUTPUT``. Where dead letters are configured, each record whose number is a multiple
-of :data:`FAILS` fails. ``CONFIG`` is a JSON object with the fields of :class:`ConsumerConfig`. ``SIGTERM`` stops it.
+returns it as a record for the topic ``OUTPUT``. Where dead letters are configured, each record whose number is a
+multiple of :data:`FAILS` fails. ``CONFIG`` is a JSON object with the fields of :class:`ConsumerConfig`. ``SIGTERM``
+stops it.
 """
 
 from __future__ import annotations

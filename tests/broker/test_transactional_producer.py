@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +14,10 @@ from broker.cluster import Cluster
 from broker.kafka_server import KafkaServer, StartKafka
 from broker.scenario import PATIENCE
 from confluent_kafka import Consumer, TopicPartition as ClientPartition
-from shell.transaction_contract import CONTRACT, Stage, opened, transaction
+from shell.transaction_contract import CONTRACT, Stage, transaction
 
-from trio_parallel_kafka import AuthorizationError, BrokerUnreachableError, ConsumerConfig
+from trio_parallel_kafka import AuthenticationError, AuthorizationError, BrokerUnreachableError, ConsumerConfig
 from trio_parallel_kafka.core.assignments import TopicPartition
-from trio_parallel_kafka.producing import transactional
 from trio_parallel_kafka.producing.transaction_thread import Ending, TransactionThread
 from trio_parallel_kafka.producing.transactional import TransactionalProducer
 
@@ -30,7 +30,7 @@ class RealStage:
 
     largest = 1_048_588
 
-    def __init__(self, kafka: Cluster, **properties: Any) -> None:
+    def __init__(self, kafka: Cluster) -> None:
         self.source = TopicPartition(kafka.unique("orders"), 0)
         self.output = kafka.unique("results")
         kafka.create_topic(self.source.topic, 1)
@@ -39,27 +39,25 @@ class RealStage:
         self._group = kafka.unique("billing")
         self._identity = kafka.unique("identity")
         self._member: Consumer | None = None
-        self._properties = properties
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[TransactionalProducer]:
-        producer = TransactionalProducer(
-            ConsumerConfig(
-                bootstrap_servers=self._kafka.bootstrap_servers,
-                group_id=self._group,
-                topics=self.source.topic,
-                delivery="exactly_once",
-                transactional_id=self._identity,
-                kafka={"log_level": 0, **self._properties},
-            )
+        fields = {"group_id": self._group, "topics": self.source.topic, "transactional_id": self._identity}
+        async with producing(self._kafka.bootstrap_servers, **fields) as producer:
+            yield producer
+
+    def thread(self) -> TransactionThread:
+        """What the producer's thread does, with transactions that the broker gives up after :data:`SHORT` seconds."""
+        return TransactionThread(
+            {
+                "bootstrap.servers": self._kafka.bootstrap_servers,
+                "socket.timeout.ms": 1000,
+                "reconnect.backoff.max.ms": 200,
+            },
+            transactional_id=self._identity,
+            connect_timeout=15,
+            transaction_timeout=SHORT,
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(producer.host)
-            try:
-                yield producer
-            finally:
-                await producer.close()
-        assert producer.problem is None
 
     async def metadata(self) -> object:
         return await trio.to_thread.run_sync(self._metadata)
@@ -131,3 +129,97 @@ async def test_contract(stage: RealStage, clause: Callable[[Stage], Awaitable[No
     """See the clause."""
     with trio.fail_after(PATIENCE):
         await clause(stage)
+
+
+# Outages
+
+
+async def test_outages(private_kafka: StartKafka) -> None:
+    """A broker that is away just before a commit, for longer than a transaction may take, neither doubles nor loses it.
+
+    Readers see what the outcome says, or the group's offsets where it can't tell.
+    """
+    server = private_kafka(properties={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "200"})
+    stage = RealStage(Cluster(server.bootstrap_servers))
+    thread = stage.thread()
+    expected: list[bytes] = []
+    try:
+        with trio.fail_after(PATIENCE):
+            await trio.to_thread.run_sync(thread.open)
+            for offset, begin in enumerate((_freeze, _kill), 1):
+                values = [b"a%d" % offset, b"b%d" % offset]
+                looks = iter([partial(begin, server)])
+                given = await transaction(stage, offset, values, is_wanted=partial(_look, looks))
+                outcome = await trio.to_thread.run_sync(thread.transact, given)
+                is_committed = await stage.committed() == (offset, f"of {offset}")
+                print(f"\n{begin.__name__}: {outcome}; {is_committed=}")
+                if outcome.ending is not Ending.UNKNOWN:
+                    assert is_committed == (outcome.ending is Ending.COMMITTED)
+                expected += values if is_committed else []
+                assert await stage.seen() == expected
+            last = await transaction(stage, 3, [b"last"])
+            while (await trio.to_thread.run_sync(thread.transact, last)).ending is not Ending.COMMITTED:
+                pass
+            assert await stage.seen() == [*expected, b"last"]
+    finally:
+        stage.close()
+        await trio.to_thread.run_sync(thread.close)  # noqa: ASYNC102 - it ends by itself
+
+
+def _look(looks: Iterator[Callable[[], None]]) -> bool:
+    """Whether a transaction is still wanted; the first who asks, which is just before the commit, finds an outage."""
+    for begin in looks:
+        begin()
+        break
+    return True
+
+
+def _freeze(server: KafkaServer) -> None:
+    server.freeze()
+    threading.Timer(SHORT + 1, server.thaw).start()
+
+
+def _kill(server: KafkaServer) -> None:
+    server.kill()
+    threading.Timer(SHORT, server.start_again).start()
+
+
+# What is wrong at the start
+
+
+async def test_nobody_answers() -> None:
+    """Where there is no broker, opening fails within its bound, and says what the client reports."""
+    async with producing("127.0.0.1:9", connect_timeout=1.0) as producer:
+        with pytest.raises(BrokerUnreachableError, match=r"within 1.0 s \(connect_timeout\).*127.0.0.1:9"):
+            await producer.open()
+
+
+async def test_acl_is_missing(secured_kafka: KafkaServer) -> None:
+    """Without the right to the identity, opening says which ACLs are missing."""
+    async with producing(secured_kafka.bootstrap_servers, kafka=secured_kafka.login("alice")) as producer:
+        with pytest.raises(AuthorizationError, match="WRITE and DESCRIBE on the transactional id"):
+            await producer.open()
+
+
+async def test_wrong_password(secured_kafka: KafkaServer) -> None:
+    """A wrong password is named as such."""
+    async with producing(secured_kafka.bootstrap_servers, kafka=secured_kafka.login("alice", "wrong")) as producer:
+        with pytest.raises(AuthenticationError):
+            await producer.open()
+
+
+@asynccontextmanager
+async def producing(bootstrap_servers: str, **fields: Any) -> AsyncIterator[TransactionalProducer]:
+    """A producer for the length of a block; it isn't opened yet."""
+    given = {"group_id": "billing", "topics": "orders", "transactional_id": "billing-0", **fields}
+    kafka = {"log_level": 0, **given.pop("kafka", {})}
+    producer = TransactionalProducer(
+        ConsumerConfig(bootstrap_servers=bootstrap_servers, delivery="exactly_once", kafka=kafka, **given)
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(producer.host)
+        try:
+            yield producer
+        finally:
+            await producer.close()  # noqa: ASYNC102 - it shields and bounds itself
+    assert producer.problem is None

@@ -19,7 +19,8 @@ from core.kit import (
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from trio_parallel_kafka.core.lanes import Lane, LaneGroup, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane, LaneGroup
+from trio_parallel_kafka.core.lanes import LaneScheduler
 
 GROUPS = 3
 MAX_SPARE = 2

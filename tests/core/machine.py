@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL
 from trio_parallel_kafka.core.tracker import OffsetWentBackError
 

@@ -9,7 +9,7 @@ from core.kit import Item
 
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.commits import CommitEntry
-from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.core.metadata import read_metadata
 from trio_parallel_kafka.core.ranges import OffsetRanges

@@ -14,7 +14,8 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from trio_parallel_kafka.core.batching import BatchScope, BatchTaker
-from trio_parallel_kafka.core.lanes import Lane, LaneGroup, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane, LaneGroup
+from trio_parallel_kafka.core.lanes import LaneScheduler
 
 GROUPS = 3
 
@@ -246,7 +247,7 @@ class BatchMachine(RuleBasedStateMachine):
             for until, _, lane in group.parked
             if lane.parked_until == until and lane.lingers
         ]
-        assert not lingering or self.scope is BatchScope.KEY
+        assert not lingering or (self.scope is BatchScope.KEY and self.linger)
         for until, lane in lingering:
             assert until == lane.head.received_at + self.linger
             assert lane.key is not None
@@ -335,16 +336,47 @@ def test_full_batch_is_taken_at_once(scope: BatchScope) -> None:
 
 
 @every_scope
-def test_what_came_before_lanes_could_linger_is_ripe_by_its_own_time(scope: BatchScope) -> None:
-    """A lane that comes back after its records have waited for long doesn't wait again."""
+@pytest.mark.parametrize("now", [5.0, 20.0])
+def test_lane_that_comes_back_does_not_wait_again(scope: BatchScope, now: float) -> None:
+    """If its records have waited for as long as a batch may linger, it is ripe at once."""
     scheduler, taker = new_taker(scope, size=2, linger=5)
     group = LaneGroup[Arrival](0)
     offer(scheduler, group, "aaa")
-    lanes = taker.take(20.0)
+    lanes = taker.take(now)
     assert records(lanes) == [0, 1]
     assert scheduler.keep(lanes[0], [])
     scheduler.put_back(lanes[0])
-    assert records(taker.take(20.0)) == [2]
+    assert records(taker.take(now)) == [2]
+
+
+@every_scope
+def test_without_lingering_a_record_is_ready_when_it_comes(scope: BatchScope) -> None:
+    """However long ago a worker looked for the last time."""
+    scheduler, taker = new_taker(scope, size=5, linger=0)
+    group = LaneGroup[Arrival](0)
+    assert taker.take(1.0) == []
+    offer(scheduler, group, "a", at=4.0)
+    assert (len(group.ready), scheduler.next_due()) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("scope", "linger", "due"),
+    [
+        (BatchScope.PARTITION, 6, 10.0),
+        (BatchScope.ANY, 6, 10.0),
+        (BatchScope.KEY, 6, None),  # a lane is ready when it is ripe
+        (BatchScope.PARTITION, 0, None),
+        (BatchScope.ANY, 0, None),
+        (BatchScope.KEY, 0, None),
+    ],
+)
+def test_time_is_waited_for_only_if_it_makes_a_batch_ripe(scope: BatchScope, linger: float, due: float | None) -> None:
+    """What nobody has taken yet isn't due at any time if it is ripe however little it is."""
+    scheduler, taker = new_taker(scope, size=2, linger=linger)
+    group = LaneGroup[Arrival](0)
+    offer(scheduler, group, "aa", at=4.0)
+    assert len(group.ready) == 1
+    assert taker.next_due() == due
 
 
 @every_scope

@@ -9,7 +9,8 @@ from core.kit import BufferMaker, WatchedBuffer, is_dropped
 from core.lane_machine import LaneMachine
 from hypothesis import given, settings, strategies as st
 
-from trio_parallel_kafka.core.lanes import LaneGroup, LaneScheduler
+from trio_parallel_kafka.core.lane import LaneGroup
+from trio_parallel_kafka.core.lanes import LaneScheduler
 
 TestLaneMachine = LaneMachine.TestCase
 TestLaneMachine.settings = settings(stateful_step_count=12, max_examples=150)
@@ -102,8 +103,11 @@ def test_spare_buffers_have_a_bound() -> None:
     assert len(maker.open) == 3
 
 
-@pytest.mark.parametrize("act", ["advance", "put_back", "seal"])
-def test_lane_that_comes_back_after_its_partition_is_gone_leaves_nothing(act: str) -> None:
+@pytest.mark.parametrize(
+    ("act", "more"),
+    [("advance", ()), ("put_back", ()), ("seal", ()), ("park", (5.0,)), ("keep", ([1],)), ("keep", ([],))],
+)
+def test_lane_that_comes_back_after_its_partition_is_gone_leaves_nothing(act: str, more: tuple[object, ...]) -> None:
     """A handler that returns, or fails, in its grace: the closed group isn't filled again, and nothing is ready."""
     scheduler: LaneScheduler[int] = LaneScheduler(WatchedBuffer)
     group = LaneGroup[int]("owner")
@@ -112,9 +116,9 @@ def test_lane_that_comes_back_after_its_partition_is_gone_leaves_nothing(act: st
     lane = scheduler.take()
     assert lane is not None
     scheduler.close(group)
-    assert not getattr(scheduler, act)(lane)
+    assert not getattr(scheduler, act)(lane, *more)
     assert is_dropped(group)
-    assert scheduler.take() is None
+    assert (scheduler.take(), scheduler.next_due()) == (None, None)
 
 
 def test_sealed_lane_waits_for_ever() -> None:

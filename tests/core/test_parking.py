@@ -9,11 +9,12 @@ from math import log2
 import attrs
 import pytest
 from core.kit import ORDERS, Item, Moment, WatchedBuffer, is_dropped, new_member, started, steps_of, taken
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from trio_parallel_kafka.core.assignments import Assignment, TopicPartition
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.lanes import Lane, LaneGroup, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane, LaneGroup
+from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.core.member import Member
 
 OTHER = TopicPartition("orders", 1)
@@ -21,13 +22,13 @@ OTHER = TopicPartition("orders", 1)
 
 @attrs.frozen
 class Linger:
-    """Lanes wait for so many items, until a time that is the same for all."""
+    """Lanes wait for so many items, until a time that is the same for all, or that each item says."""
 
     size: int
-    due: float
+    due: float | None = None
 
-    def until(self, head: object) -> float | None:
-        return self.due
+    def until(self, head: int) -> float | None:
+        return head if self.due is None else self.due
 
 
 def new_scheduler() -> tuple[LaneScheduler[int], LaneGroup[int]]:
@@ -104,8 +105,9 @@ def test_partition_that_is_gone_is_waited_for_no_more() -> None:
     assert (scheduler.next_due(), scheduler.release_due(99.0)) == (None, False)
 
 
-def test_parked_lane_is_small() -> None:
-    """Beside its record and its key it takes a few hundred bytes, also after a batch."""
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_parked_lane_is_small(is_kept: bool) -> None:
+    """Beside its record and its key it takes a few hundred bytes, also after a batch, whatever became of that."""
     scheduler, group = new_scheduler()
     for item in range(1000):
         scheduler.offer(group, item, 0)
@@ -114,7 +116,8 @@ def test_parked_lane_is_small() -> None:
     try:
         for lane in lanes:
             scheduler.gather(lane, 10)
-            assert scheduler.keep(lane, [0])
+            if is_kept:
+                scheduler.keep(lane, [0])
             scheduler.park(lane, 5.0)
         assert tracemalloc.get_traced_memory()[0] < 1000 * 400
     finally:
@@ -131,6 +134,39 @@ def test_lane_without_an_error_remembers_none() -> None:
     assert lane.error is error
     lane.error = None
     assert lane.error is None
+
+
+@given(
+    count=st.integers(1, 8),
+    batches=st.lists(st.tuples(st.integers(1, 5), st.sets(st.integers(0, 4)), st.booleans()), max_size=8),
+)
+@example(count=4, batches=[(4, {0, 1, 2, 3}, True), (2, {0, 1}, True)])  # fewer than the time before
+def test_records_of_a_lane_stay_in_order_whatever_is_done_of_a_batch(
+    count: int, batches: list[tuple[int, set[int], bool]]
+) -> None:
+    """What is left of a batch comes before what wasn't in it, and before what comes later."""
+    scheduler, group = new_scheduler()
+    for item in range(count):
+        scheduler.offer(group, "key", item)
+    left = list(range(count))
+    for most, undone, is_finished in batches:
+        lane = take(scheduler)
+        assert scheduler.gather(lane, most) == left[:most]
+        if is_finished:
+            remaining = [item for index, item in enumerate(left[:most]) if index in undone]
+            left[:most] = remaining
+            if not scheduler.keep(lane, remaining):
+                break
+        scheduler.put_back(lane)
+        left.append(count)
+        scheduler.offer(group, "key", count)
+        count += 1
+    last, found = scheduler.take(), []
+    while last is not None:
+        found.append(last.head)
+        last = last if scheduler.advance(last) else None
+    assert found == left
+    assert not group.by_key
 
 
 # Until they are filled
@@ -195,6 +231,57 @@ def test_forgetting_what_was_filled_costs_each_lane_the_same() -> None:
         return steps
 
     assert fill(1000) < 10 * fill(100) * 1.2
+
+
+@given(
+    lanes=st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=8, max_size=30),
+    tried_at=st.none() | st.integers(1, 30),
+)
+@example(lanes=[(until, until > 10) for until in (1, 20, 2, 21, 22, 3, 4, 23, 24, 25, 26, 5, 6, 7, 8)], tried_at=None)
+@example(lanes=[(9, True)] * 5 + [(8, False)], tried_at=2)  # its old time was later than that of its next attempt
+def test_forgetting_what_was_filled_delays_nothing(lanes: list[tuple[int, bool]], tried_at: int | None) -> None:
+    """What wasn't filled is ready in its time, and so is what was filled first and is to be tried again."""
+    scheduler, group = new_scheduler()
+    scheduler.lingering = Linger(size=2)
+    expected = []
+    for key, (until, _) in enumerate(lanes):
+        scheduler.offer(group, key, until)
+    for key, (until, is_filled) in enumerate(lanes):
+        if not is_filled:
+            expected.append((until, key))
+            continue
+        scheduler.offer(group, key, 0)
+        lane = take(scheduler)
+        assert lane.key == key
+        if tried_at is not None:
+            scheduler.park(lane, tried_at)
+            expected.append((tried_at, key))
+            tried_at = None
+    found = []
+    for now in range(1, 31):
+        scheduler.release_due(now)
+        while (lane_or_none := scheduler.take()) is not None:
+            found.append((now, lane_or_none.key))
+    assert sorted(found) == sorted(expected)
+    assert scheduler.next_due() is None
+
+
+def test_lane_that_waits_again_until_the_same_time_is_in_the_heap_once() -> None:
+    """Records that came at the same moment make a lane due at the same moment, batch after batch."""
+    scheduler, group = new_scheduler()
+    scheduler.lingering = Linger(size=2, due=5.0)
+    for key in range(10):
+        scheduler.offer(group, key, 0)
+    for _ in range(4):
+        for key in (0, 1):
+            scheduler.offer(group, key, 0)
+            lane = take(scheduler)
+            assert scheduler.advance(lane)
+            scheduler.put_back(lane)
+    assert len(group.parked) > 10  # there is room for it
+    for key in range(2, 10):
+        scheduler.offer(group, key, 0)
+    assert sorted(str(lane.key) for until, _, lane in group.parked if lane.parked_until == until) == ["0", "1"]
 
 
 def test_no_lane_lingers_any_more_once_that_is_over() -> None:

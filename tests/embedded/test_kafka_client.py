@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError as ClientError, KafkaException, Message, 
 from embedded.kit import PATIENCE, configured, send
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from trio_parallel_kafka import AuthorizationError, KafkaError, TopicNotFoundError
+from trio_parallel_kafka import AuthorizationError, KafkaError, ParallelKafkaError, TopicNotFoundError
 from trio_parallel_kafka.control import kafka_client
 from trio_parallel_kafka.control.client import (
     Assigned,

@@ -378,37 +378,60 @@ async def test_not_delivered_and_cancelled(embedded_broker: EmbeddedBroker) -> N
     scope = trio.CancelScope()
     with trio.fail_after(PATIENCE), scope, pytest.raises(DeliveryError, match="1 of the records"):
         await use()
+    assert not scope.cancelled_caught
+
+
+class Stuck:
+    """Clients that don't close until they may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_close = threading.Event()
+        self.threads: list[threading.Thread] = []
+        stuck = self
+
+        class Slow(Client):
+            def purge(self, *args: Any, **kwargs: Any) -> None:
+                stuck.threads.append(threading.current_thread())
+                stuck.may_close.wait(PATIENCE)
+                super().purge(*args, **kwargs)
+
+        monkeypatch.setattr(report_thread, "Producer", Slow)
 
 
 async def test_a_client_that_does_not_close(embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that overruns its bound is left to a thread; the block ends with an error that says so."""
-    may_close = threading.Event()
-    threads: list[threading.Thread] = []
+    stuck = Stuck(monkeypatch)
     senders: list[Sender] = []
-
-    class Slow(Client):
-        def purge(self, *args: Any, **kwargs: Any) -> None:
-            threads.append(threading.current_thread())
-            may_close.wait(PATIENCE)
-            super().purge(*args, **kwargs)
-
-    monkeypatch.setattr(report_thread, "Producer", Slow)
+    pending: list[PendingDelivery] = []
 
     async def use() -> None:
         async with open_producer(sending(embedded_broker, close_timeout=0.1)) as producer:
             senders.append(producer._sender)
             embedded_broker.down()
-            producer.send_nowait("orders", b"lost", partition=0)
+            pending.append(producer.send_nowait("orders", b"lost", partition=0))
 
     with trio.fail_after(PATIENCE), pytest.raises(DeliveryError, match="1 of the records") as caught:
         await use()
     (note,) = caught.value.__notes__
     assert note.startswith(f"while leaving, {CloseTimeoutError.__name__}: the Kafka client didn't close within 0.1 s")
-    assert threads[0].daemon
+    assert stuck.threads[0].daemon
     crossings = senders[0].crossings
-    may_close.set()
+    stuck.may_close.set()
     with trio.fail_after(PATIENCE):
-        await until(lambda: senders[0].crossings > crossings)  # its late reports do no harm
+        await until(lambda: senders[0].crossings > crossings)
+        with pytest.raises(DeliveryError, match="without a word"):  # its late reports change nothing
+            await pending[0].wait()
+
+
+async def test_an_opening_that_fails_and_does_not_close(closed_port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why a producer can't be opened is told within its bounds, even if the client doesn't close."""
+    stuck = Stuck(monkeypatch)
+    with pytest.raises(BrokerUnreachableError) as caught, trio.move_on_after(PATIENCE / 2) as scope:
+        await open_and_close(at(closed_port, connect_timeout=0.1, close_timeout=0.1))
+    assert not scope.cancel_called
+    stuck.may_close.set()
+    (note,) = caught.value.__notes__
+    assert note.startswith("while leaving, CloseTimeoutError")
 
 
 async def test_opened_too_late(embedded_broker: EmbeddedBroker) -> None:

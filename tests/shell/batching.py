@@ -94,3 +94,9 @@ async def batching(
         nursery.start_soon(functools.partial(pc.run_batches, handler, max_size=max_size, linger=linger, scope=scope))
         yield pc
         pc.stop()
+
+
+async def run(world: World, handler: Any, *, scope: Any = "partition", **fields: Any) -> None:
+    """Consume batches until that ends by itself."""
+    async with parallel_consumer(world.config(**fields)) as pc:
+        await pc.run_batches(handler, scope=scope)

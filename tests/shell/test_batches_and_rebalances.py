@@ -178,30 +178,48 @@ async def test_unknown_key_of_a_batch_that_is_cancelled(
 async def test_what_is_done_leaves_its_batch(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox, scope: str
 ) -> None:
-    """While a dead letter isn't out, only its key waits; a partition that has nothing else in the batch can go.
+    """While a dead letter isn't out, only its key waits, and others go on at once.
 
-    All keys of the batch waited, and a revoke used up its grace, cancelling what it wasn't about.
+    All keys of the batch waited.
     """
     graveyard(world)
-    world.broker.produce(P0, "abbca")
-    world.broker.produce(P1, "a")
+    world.broker.produce(P0, "abbbba")
     outbox.delay = 30
     handler = Batches({(0, 0): [DeadLetter()]})
-    fields: dict[str, Any] = {"dead_letter": DeadLetterConfig(), "revoke_grace": 10}
-    async with batching(world, handler, scope=scope, max_size=5, max_concurrency=2, **fields) as pc:
+    options: dict[str, Any] = {"scope": scope, "max_size": 4, "max_concurrency": 2}
+    async with batching(world, handler, dead_letter=DeadLetterConfig(), **options) as pc:
         await trio.sleep(1)
-        world.broker.produce(P0, "bca")
+        assert handler.places == [[(0, 0), (0, 1), (0, 2), (0, 5)], [(0, 3), (0, 4)]]
+        assert (of(pc, P0).in_flight, pc.statistics().totals.completed) == (2, 5)
+        world.broker.produce(P0, "ab")
         await trio.sleep(1)
-        assert any((1, 0) in places for places in handler.places)
-        assert handler.places[-1] == [(0, 5), (0, 6)]
-        assert of(pc, P0).in_flight == 2
+        assert handler.places[-1] == [(0, 7)]
+        await trio.sleep(40)
+    assert handler.places[-1] == [(0, 6)]
+    assert handler.times == [0, 0, 1, 30]
+    assert outbox.places == [(0, 0)]
+    assert world.committed(P0) == 8
+
+
+async def test_revoke_of_what_is_done(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
+    """A partition can go as soon as it has nothing in a batch that something else keeps from ending.
+
+    Its revoke used up its grace, and cancelled what it wasn't about.
+    """
+    graveyard(world)
+    world.broker.produce(P0, "a")
+    world.broker.produce(P1, "a")
+    outbox.delay = 30
+    handler = Batches({(0, 0): [DeadLetter()]}, work=3)
+    async with batching(world, handler, scope="any", dead_letter=DeadLetterConfig(), revoke_grace=20) as pc:
+        await trio.sleep(1)
         await world.client.rebalance(revoke=[P1])
-        assert trio.current_time() == pytest.approx(2, abs=0.1)
+        assert trio.current_time() == pytest.approx(3, abs=0.1)
+        assert world.committed(P1) == 1
         await trio.sleep(40)
         assert pc.statistics().totals.abandoned == 0
-    assert handler.places[-1] == [(0, 7)]
-    assert (world.committed(P0), world.committed(P1)) == (8, 1)
     assert outbox.places == [(0, 0)]
+    assert outbox.tried == 1
 
 
 def digits(data: bytes | None, _context: object) -> int:
@@ -211,7 +229,9 @@ def digits(data: bytes | None, _context: object) -> int:
 
 @pytest.mark.parametrize("value", [b"1", b"one"], ids=["decodable", "undecodable"])
 @pytest.mark.parametrize("scope", ["partition", "any"])
-async def test_raises_when_cancelled(autojump_clock: MockClock, world: World, scope: str, value: bytes) -> None:
+async def test_raises_when_cancelled(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture, scope: str, value: bytes
+) -> None:
     """What a handler makes of its cancellation is no failure of its records, whatever else is in the batch.
 
     Beside a record that couldn't be decoded it was one, and stopped the consumer.
@@ -239,6 +259,7 @@ async def test_raises_when_cancelled(autojump_clock: MockClock, world: World, sc
     assert (totals.failed, totals.skipped, totals.completed) == (0, 1, 1)
     assert world.committed(P1) == 1
     assert calls[-1] == 1
+    assert ("raised while it was cancelled" in caplog.text) == (value == b"1")
 
 
 async def test_outcomes_of_a_cancelled_call(autojump_clock: MockClock, world: World) -> None:

@@ -451,6 +451,20 @@ async def test_failures_far_apart_keep_it_closed(autojump_clock: MockClock, worl
             assert pc.statistics().held == ()
 
 
+async def test_successes_long_ago_do_not_keep_it_closed(autojump_clock: MockClock, world: World) -> None:
+    """What was handled before the window says nothing of the dependency as it is now."""
+    world.broker.produce(P0, [f"k{n}" for n in range(1000)])
+    handle = Dependency()
+    handle.is_down = False
+    async with world.consuming(handle, retry=PATIENT, breaker=BREAKER) as pc:
+        await trio.sleep(30)
+        assert len(handle.done) == 1000
+        handle.is_down = True
+        world.broker.produce(P0, [f"k{n}" for n in range(30)])
+        await trio.sleep(1)
+        assert pc.statistics().held == ("circuit open",)
+
+
 async def test_timeouts_open_it(autojump_clock: MockClock, world: World) -> None:
     """Attempts that take too long are failures of the dependency, too."""
     world.broker.produce(P0, [f"k{n}" for n in range(50)])
@@ -527,6 +541,23 @@ async def test_stop_under_an_open_breaker(autojump_clock: MockClock, world: Worl
     assert outbox.sent == []
     assert world.committed(P0) == 0
     assert not world.client.left_owned
+
+
+async def test_parked_record_does_not_probe_during_a_stop(autojump_clock: MockClock, world: World) -> None:
+    """What is parked when the consumer stops is left, though a probe is due while others drain."""
+    world.broker.produce(P0, [f"k{n}" for n in range(10)])
+    world.broker.produce(P1, ["slow"])
+    dependency = Dependency()
+    slow = Handling(work=20.0)
+
+    async def handle(record: Record) -> None:
+        await (slow(record) if record.partition == 1 else dependency(record))
+
+    policy = RetryPolicy(max_attempts=3, initial_backoff=4.0, jitter=0.0)
+    async with world.consuming(handle, retry=policy, breaker=BREAKER):
+        await trio.sleep(1)
+    assert slow.finished == [(1, 0)]
+    assert dependency.since(1) == []
 
 
 async def test_dead_letter_that_waits_is_no_probe(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:

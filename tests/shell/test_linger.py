@@ -112,12 +112,14 @@ async def test_ripe_while_all_workers_are_busy(autojump_clock: MockClock, world:
     """It is taken as soon as one is free, and the clock isn't asked in vain meanwhile."""
     world.broker.produce(P0, "a")
     handler = Batches(work=20)
-    async with batching(world, handler, scope=scope, linger=1, max_concurrency=1):
+    async with batching(world, handler, scope=scope, linger=1, max_concurrency=1) as pc:
         await trio.sleep(2)
         world.broker.produce(P1, "bc")
         counter = Turns()
         trio.lowlevel.add_instrument(counter)
-        await trio.sleep(17)
+        await trio.sleep(5)
+        pc.resume()  # nothing was paused, but the timer is asked
+        await trio.sleep(12)
         trio.lowlevel.remove_instrument(counter)
         await trio.sleep(60)
     assert counter.count < 1000
@@ -180,6 +182,23 @@ async def test_stop_while_a_batch_is_handled(autojump_clock: MockClock, world: W
     assert trio.current_time() == pytest.approx(8, abs=0.1)
     assert handler.places == [[(0, 0), (0, 1), (0, 2)], [(0, 3)]]
     assert world.committed(P0) == 4
+
+
+async def test_stop_leaves_what_is_to_be_tried_again(autojump_clock: MockClock, world: World) -> None:
+    """A drain that takes longer than a record has to wait doesn't try that again, and doesn't spin for it."""
+    world.broker.produce(P0, "a")
+    world.broker.produce(P1, "b")
+    handler = Batches({(0, 0): [Retry(after=6)]}, work=4)
+    async with batching(world, handler, max_concurrency=2, shutdown_timeout=60) as pc:
+        await trio.sleep(5)
+        world.broker.produce(P1, "b")
+        handler.work = 15
+        await settle()
+        pc.stop()
+    assert trio.current_time() == pytest.approx(20, abs=0.1)
+    assert handler.places == [[(0, 0)], [(1, 0)], [(1, 1)]]
+    assert world.committed(P0) == 0
+    assert world.committed(P1) == 2
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -66,7 +66,7 @@ async def test_decision_within_a_nursery(autojump_clock: MockClock, world: World
     async with world.consuming(handle) as pc:
         await trio.sleep(3)
         totals = pc.statistics().totals
-        assert (totals.retried, totals.skipped, totals.completed) == (1, 1, 2)
+        assert (totals.failed, totals.retried, totals.skipped, totals.completed) == (1, 1, 1, 2)
 
 
 async def test_skip_completes_and_is_no_failure(

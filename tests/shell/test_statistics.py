@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError
+from shell.batching import Batches, batching
 from shell.kit import P0, P1, Handling, World, error, of
 from trio.testing import MockClock
 
@@ -47,6 +48,17 @@ async def test_statistics_at_every_stage(autojump_clock: MockClock, world: World
         assert (statistics.state, statistics.partitions) == ("stopped", ())
         assert statistics.totals.completed == statistics.totals.received == 3
     assert pc.statistics().state == "closed"
+
+
+async def test_lane_that_waits_to_be_filled_is_not_parked(autojump_clock: MockClock, world: World) -> None:
+    """Neither before nor after it was filled does it count among those that wait for their next attempt."""
+    world.broker.produce(P0, "abc")
+    async with batching(world, Batches(work=50), scope="key", linger=20, max_size=2) as pc:
+        await trio.sleep(1)
+        assert (of(pc, P0).parked, of(pc, P0).in_flight) == (0, 0)
+        world.broker.produce(P0, "a")
+        await trio.sleep(1)
+        assert (of(pc, P0).parked, of(pc, P0).in_flight) == (0, 2)
 
 
 async def test_oldest_record_that_waits_is_not_running(autojump_clock: MockClock, world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError
-from shell.fake_transactions import LARGEST, Coordinator, Silence, install
+from shell.fake_transactions import LARGEST, Coordinator, Scripted, Silence, install
 from shell.kit import NEVER, P0, P1, BodyError, Handling, World, error, of, settle
 from trio.testing import MockClock
 
@@ -28,7 +28,7 @@ from trio_parallel_kafka import (
     Skip,
     parallel_consumer,
 )
-from trio_parallel_kafka.control import transaction_outbox
+from trio_parallel_kafka.control import transaction_outbox, transactions
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.offset_map import decode
 from trio_parallel_kafka.core.ranges import OffsetRanges
@@ -73,6 +73,7 @@ def places(records: Sequence[ProducerRecord]) -> list[str]:
 
 
 def made_of(offsets: Sequence[int], partition: int = 0) -> list[str]:
+    """What the results of these offsets say."""
     return [f"{partition}@{offset}" for offset in offsets]
 
 
@@ -248,7 +249,7 @@ async def test_outcome_is_unknown(
     is_committed: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where the broker doesn't tell, the group's offsets do, however often they are asked: nothing doubles or is lost."""
+    """Where the broker doesn't tell, the group's offsets do, if asked again and again: nothing doubles or is lost."""
     world.broker.produce(P0, ["a", "b"])
     handle = Producing(held={0, 1})
     async with consuming(world, handle, commit_interval=5.0) as pc:
@@ -323,16 +324,22 @@ async def test_partition_beyond_its_map(autojump_clock: MockClock, world: World,
 
 
 async def test_full_buffer_beyond_its_map(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
-    """A partition whose buffer is full when its map tells of all again stays paused for that."""
-    world.broker.max_metadata = 60
-    handle = Producing(held={0, *range(200, 400)})
-    world.broker.produce(P0, [None] * 1000)
-    async with consuming(world, handle, max_concurrency=300, commit_interval=0.5, max_buffered_records=203) as pc:
-        await trio.sleep(5)
+    """A partition whose buffer was filled by a batch that was on its way stays paused for that."""
+    handle = Producing(held=set(range(100)))
+    world.broker.produce(P0, [None] * 100)
+    async with consuming(world, handle, max_buffered_records=40, commit_interval=0.5) as pc:
+        await trio.sleep(2)
         assert of(pc, P0).paused == "buffer full"
+        assignment = pc._controller.member.assignments.get(P0)
+        assert assignment is not None
+        assignment.pause_reason = transactions.MAP_FULL
+        count = len(world.client.calls.of("resume"))
+        await trio.sleep(2)
+        assert of(pc, P0).paused == "buffer full"
+        assert len(world.client.calls.of("resume")) == count
         handle.let_go()
-        await trio.sleep(30)
-    assert len(coordinator.outputs) == 1000
+        await trio.sleep(5)
+    assert len(coordinator.outputs) == 100
 
 
 # Bounds
@@ -341,7 +348,7 @@ async def test_full_buffer_beyond_its_map(autojump_clock: MockClock, world: Worl
 async def test_much_is_held(
     autojump_clock: MockClock, world: World, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From half of the bound on a transaction is made at once; handlers that return more than the bound wait for room."""
+    """From half of the bound on a transaction is made at once; handlers that return more wait for room."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 10)
     coordinator.delay = 1.0
     world.broker.produce(P0, [None] * 100)
@@ -378,7 +385,7 @@ async def test_large_results_are_held(
 async def test_room_isn_t_taken_by_what_can_t_go(
     autojump_clock: MockClock, world: World, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is held beyond the map leaves room for others, so that the record that it waits for can return its result."""
+    """What is held beyond the map leaves room for others, so that the record that it waits for can end."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 100)
     world.broker.max_metadata = 60
     handle = Producing(held=set(range(0, 900, 3)))
@@ -485,13 +492,14 @@ async def test_last_transaction_of_a_revoke_is_cut(
     """A transaction that a revoke began and didn't wait for is concluded before the next is begun."""
     world.broker.produce(P0, ["a"])
     handle = Producing()
-    async with consuming(world, handle, close_timeout=5.0, commit_interval=NEVER):
+    async with consuming(world, handle, close_timeout=5.0, commit_interval=NEVER) as pc:
         await trio.sleep(5)
         coordinator.delay = 20.0
         await world.client.rebalance(revoke=[P0])
         world.broker.produce(P1, ["a"])
         await trio.sleep(20)
         assert len(coordinator.aborted) == 1
+        assert pc._controller._committer._attempt is None  # type: ignore[attr-defined]  # it is the transactional one
         coordinator.delay = 0.0
     assert places(coordinator.outputs) == ["1@0"]
     assert world.committed(P1) == 1
@@ -510,6 +518,7 @@ async def test_lost_while_a_transaction_is_open(
         await world.client.rebalance(lose=[P0])
         await trio.sleep(10)
         assert [sorted(places(each.records)) for each in coordinator.aborted] == [["0@0", "1@0"]]
+        assert not coordinator.aborted[0].is_wanted()
         assert places(coordinator.outputs) == ["1@0"]
         assert world.committed(P0) == 0
     assert world.committed(P1) == 1
@@ -543,6 +552,7 @@ async def test_not_owned_any_more(autojump_clock: MockClock, world: World, coord
         handle.let_go()
         await trio.sleep(2.5)
         assert len(coordinator.transactions) == count
+        assert coordinator.aborted == []
         assert pc.statistics().totals.failed_commits >= 2
         await trio.sleep(3)
         assert places(coordinator.outputs) == made_of([0])
@@ -613,6 +623,44 @@ async def test_fenced_while_much_is_held(
     with ends_with(ProducerFencedError):
         async with consuming(world, Producing(), commit_interval=NEVER):
             await trio.sleep(30)
+
+
+async def test_fenced_while_another_waits(
+    autojump_clock: MockClock,
+    world: World,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever waits to make the next transaction, because much is held or a partition goes, makes none."""
+    monkeypatch.setattr(transaction_outbox, "MAX_HELD", 10)
+    with ends_with(ProducerFencedError):
+        async with consuming(world, Producing(), commit_interval=1.0):
+            await trio.sleep(1.5)
+            coordinator.delay = 3.0
+            coordinator.script.append(ProducerFencedError("fenced"))
+            world.broker.produce(P0, ["a"])
+            await trio.sleep(1)
+            world.broker.produce(P0, [None] * 8)
+            await trio.sleep(0.5)
+            await world.client.rebalance(revoke=[P1])
+    assert coordinator.outputs == []
+    assert "no transaction can be made any more" not in caplog.text
+
+
+async def test_result_of_an_ended_assignment(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
+    """What is sent for an assignment that has ended isn't held: nobody would ever fetch it."""
+    async with consuming(world, Producing(), commit_interval=NEVER) as pc:
+        await trio.sleep(2)
+        outbox = pc._controller._committer.outbox  # type: ignore[attr-defined]  # it is the transactional one
+        assignment = pc._controller.member.assignments.get(P0)
+        assert assignment is not None
+        await outbox.send(assignment, Record(*P0, 0), [ProducerRecord("results", b"held")])
+        assert (outbox.count, outbox.size > 4) == (1, True)
+        await world.client.rebalance(lose=[P0])
+        await trio.sleep(1)
+        await outbox.send(assignment, Record(*P0, 1), [ProducerRecord("results", b"late")])
+        assert outbox.count == 1
 
 
 @pytest.mark.parametrize(
@@ -707,64 +755,79 @@ async def test_body_fails(autojump_clock: MockClock, world: World, coordinator: 
 # All of it together
 
 
+class Chaos:
+    """A handler that takes its time, and what happens meanwhile; all at random."""
+
+    count = 150
+
+    def __init__(self, world: World, coordinator: Coordinator, seed: int) -> None:
+        self.world = world
+        self.coordinator = coordinator
+        self.chance = random.Random(seed)
+        for partition in (P0, P1):
+            world.broker.produce(partition, [self.chance.choice("abcde") for _ in range(self.count)])
+
+    async def __call__(self, record: Record) -> list[ProducerRecord]:
+        await trio.sleep(self.chance.uniform(0, 0.5))
+        place = b"%d@%d" % (record.partition, record.offset)
+        return [ProducerRecord("results", place, key=record.key) for _ in range(record.offset % 3)]
+
+    async def consume(self, until: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Be a member for so long, or until something."""
+        config = self.world.config(**FIELDS, commit_interval=0.7, revoke_grace=0.2)
+        async with parallel_consumer(config) as pc:
+            with trio.move_on_after(seconds):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(pc.run, self)
+                    await until()
+                    pc.stop()
+
+    async def meddle(self) -> None:
+        """Let partitions come and go, and transactions fail."""
+        troubles: list[Scripted] = [
+            error(ClientError.ILLEGAL_GENERATION),
+            error(ClientError._MSG_TIMED_OUT),
+            Silence(is_committed=True),
+            Silence(is_committed=False),
+            None,
+            None,
+        ]
+        owned = {P0, P1}
+        while True:
+            await trio.sleep(self.chance.uniform(0, 2))
+            self.coordinator.delay, self.coordinator.commit_delay = self.chance.uniform(0, 1), self.chance.uniform(0, 1)
+            self.coordinator.script.append(self.chance.choice(troubles))
+            partition = self.chance.choice([P0, P1])
+            if partition in owned:
+                await self.world.client.rebalance(**{self.chance.choice(["revoke", "lose"]): [partition]})
+            else:
+                await self.world.client.rebalance(assign=[partition])
+            owned ^= {partition}
+
+    async def finish(self) -> None:
+        """Wait until all is committed."""
+        self.coordinator.script.clear()
+        while any(self.world.committed(partition) != self.count for partition in (P0, P1)):
+            await trio.sleep(1)
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_whatever_happens(
     autojump_clock: MockClock, world: World, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Partitions come and go, transactions fail or end unknown: each result is seen once, in the order of its key."""
-    chance = random.Random(seed)
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 20)
-    for partition in (P0, P1):
-        world.broker.produce(partition, [chance.choice("abcde") for _ in range(150)])
-    troubles = [
-        error(ClientError.ILLEGAL_GENERATION),
-        error(ClientError._MSG_TIMED_OUT),
-        Silence(is_committed=True),
-        Silence(is_committed=False),
-    ]
-
-    async def handle(record: Record) -> list[ProducerRecord]:
-        await trio.sleep(chance.uniform(0, 0.5))
-        place = b"%d@%d" % (record.partition, record.offset)
-        return [ProducerRecord("results", place, key=record.key) for _ in range(record.offset % 3)]
-
-    async def meddle() -> None:
-        owned = {P0, P1}
-        while True:
-            await trio.sleep(chance.uniform(0, 2))
-            coordinator.delay, coordinator.commit_delay = chance.uniform(0, 1), chance.uniform(0, 1)
-            coordinator.script.append(chance.choice([*troubles, None, None]))
-            partition = chance.choice([P0, P1])
-            if partition in owned:
-                await world.client.rebalance(**{chance.choice(["revoke", "lose"]): [partition]})
-            else:
-                await world.client.rebalance(assign=[partition])
-            owned ^= {partition}
-
-    async def consume(until: Callable[[], Awaitable[None]], seconds: float) -> None:
-        async with parallel_consumer(world.config(**FIELDS, commit_interval=0.7, revoke_grace=0.2)) as pc:
-            with trio.move_on_after(seconds):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(pc.run, handle)
-                    await until()
-                    pc.stop()
-
-    async def finish() -> None:
-        while world.committed(P0) != 150 or world.committed(P1) != 150:
-            await trio.sleep(1)
-
+    chaos = Chaos(world, coordinator, seed)
     for _ in range(2):
         try:
-            await consume(meddle, 20)
+            await chaos.consume(chaos.meddle, 20)
         except* CommitError:
             pass  # a partition was lost in the midst of the last transaction
-        coordinator.script.clear()
-    await consume(finish, NEVER)
+    await chaos.consume(chaos.finish, NEVER)
     seen = places(coordinator.outputs)
-    expected = [f"{number}@{offset}" for number in (0, 1) for offset in range(150) for _ in range(offset % 3)]
-    assert sorted(seen) == sorted(expected)
+    assert sorted(seen) == sorted(f"{n}@{offset}" for n in (0, 1) for offset in range(150) for _ in range(offset % 3))
     lanes: dict[tuple[str, object], list[int]] = {}
     for record, place in zip(coordinator.outputs, seen, strict=True):
-        partition, offset = place.split("@")
-        lanes.setdefault((partition, record.key), []).append(int(offset))
+        number, offset = place.split("@")
+        lanes.setdefault((number, record.key), []).append(int(offset))
     assert all(offsets == sorted(offsets) for offsets in lanes.values())

@@ -27,7 +27,7 @@ from trio_parallel_kafka.control.watches import Watches
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
 from trio_parallel_kafka.core.batching import BatchScope
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
 from trio_parallel_kafka.errors import ConsumerClosedError, ParallelKafkaError
 from trio_parallel_kafka.execution.batches import BatchHandler, BatchVisits

@@ -97,10 +97,9 @@ class Gate:
         return self._breaker.next_due
 
     def look(self, now: float) -> None:
-        """Let a record through if it is time."""
-        if self._breaker is not None and not self.probing.is_allowed and self._breaker.may_probe(now):
+        """Let a record through if it is time; the caller has a worker look for it."""
+        if self._breaker is not None and self._breaker.may_probe(now):
             self.probing.is_allowed = True
-            self._on_changed()
 
     @property
     def look_every(self) -> float | None:

@@ -348,8 +348,8 @@ class PollThread:
     def group_metadata(self, entries: Sequence[CommitEntry]) -> object | None:
         """See :meth:`~trio_parallel_kafka.control.client.Client.group_metadata`; also from within a callback.
 
-        The client forgets its name before it tells of a loss, and the broker takes commits of the nameless from anybody:
-        so what it gives must hold the name. (It is opaque, but the name stands in it as it is.)
+        The client forgets its name before it tells of a loss, and the broker takes commits of the nameless from
+        anybody: so what it gives must hold the name. (It is opaque, but the name stands in it as it is.)
         """
         if any(self._owned.get(entry.partition) != entry.assignment_epoch for entry in entries):
             return None

@@ -21,8 +21,8 @@ from trio_parallel_kafka.producing.encoding import Encoder
 from trio_parallel_kafka.record import Record
 
 MAX_HELD: Final = 10_000
-"""Outputs held at once, all partitions together; a handler that returns more when they are reached waits. From half of it
-on, a transaction is made without waiting for the interval."""
+"""Outputs held at once, all partitions together; a handler that returns more when they are reached waits. From half of
+it on, a transaction is made without waiting for the interval."""
 
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
 """The same in bytes of keys, values and headers."""

@@ -4,14 +4,14 @@ Theory of operation
 -------------------
 
 A record is completed as soon as its outputs are held by the :class:`TransactionOutbox`. Now and then the
-:class:`TransactionCommitter` looks, at one moment, at what is to be committed and at what is held of it. With that it asks
-the client for the group's metadata, which it gets only if all of it is still owned; from then on the broker refuses it once
-the group has moved on. The rest is the producer's: one transaction of the outputs and the offsets. If it is aborted, the
-outputs are still held, and the next look finds them again, with what has come since.
+:class:`TransactionCommitter` looks, at one moment, at what is to be committed and at what is held of it. With that it
+asks the client for the group's metadata, which it gets only if all of it is still owned; from then on the broker
+refuses it once the group has moved on. The rest is the producer's: one transaction of the outputs and the offsets. If
+it is aborted, the outputs are still held, and the next look finds them again, with what has come since.
 
 Whoever stops waiting for a transaction doesn't stop it: who comes next takes its outcome before anything else is sent.
-Where the outcome isn't known even to the client, the offsets that the group has committed tell it, for they are part of the
-transaction.
+Where the outcome isn't known even to the client, the offsets that the group has committed tell it, for they are part of
+the transaction.
 """
 
 from __future__ import annotations
@@ -139,14 +139,13 @@ class TransactionCommitter(Committer):
     async def commit_revoked(self, assignments: Collection[Assignment[Record]]) -> None:
         """End what is under way, and make the last transaction for partitions that are about to be let go.
 
-        It is bounded by ``close_timeout``; a transaction that isn't being committed by then is aborted, for its partitions
-        are gone.
+        It is bounded by ``close_timeout``; a transaction that isn't being committed by then is aborted, for its
+        partitions are gone.
         """
-        if self.failure is not None:
-            return
         with trio.move_on_after(self._revoke_timeout) as bound:
             async with self._sending:
-                await super().commit_revoked(assignments)
+                if self.failure is None:
+                    await super().commit_revoked(assignments)
         if bound.cancelled_caught:
             logger.warning(
                 "the last transaction of revoked partitions took too long: what it would have said is replayed"
@@ -154,31 +153,21 @@ class TransactionCommitter(Committer):
         if self._attempt is not None:
             self.outbox.hurry()  # it is concluded there
 
-    async def commit_all(self) -> None:
-        """Make transactions until the broker has everything; the caller bounds it.
-
-        Raises:
-            CommitError: what is owned by somebody else, or was lost meanwhile, can't be committed; or no transaction can
-                be made any more.
-            KafkaError: that turned out just now.
-        """
-        if self.failure is not None:
-            message = f"no transaction can be made any more, what it would have said will be replayed: {self.failure}"
-            raise CommitError(message) from self.failure
-        await super().commit_all()
-
     # One transaction
 
     async def _commit(self) -> bool:
         """Make a transaction of what changed, or take the outcome of the last; say whether all went well."""
-        if self.failure is not None:
-            return True
         async with self._sending:
+            if self.failure is not None:
+                return True
             entries = self._member.pending_commits()
             self._mind_the_map(self.outbox.look_beyond(entries))
             return not ((entries or self._attempt) and await self._send(entries))
 
     async def _send(self, entries: Sequence[CommitEntry]) -> dict[TopicPartition, ClientError]:
+        if self.failure is not None:
+            message = f"no transaction can be made any more, what it would have said will be replayed: {self.failure}"
+            raise CommitError(message) from self.failure
         if self._attempt is not None:  # somebody didn't wait for its end
             return await self._conclude(self._attempt)
         attempt = self._look(entries)
@@ -217,9 +206,7 @@ class TransactionCommitter(Committer):
             self.outbox.release(attempt.held)
         return self._noted(attempt.entries, outcome.error)
 
-    def _noted(
-        self, entries: Sequence[CommitEntry], error: ClientError | None
-    ) -> dict[TopicPartition, ClientError]:
+    def _noted(self, entries: Sequence[CommitEntry], error: ClientError | None) -> dict[TopicPartition, ClientError]:
         """Note that all of it is committed, or none of it because of an error."""
         if error is not None:
             where = ", ".join(f"{entry.partition} at offset {entry.offset}" for entry in entries[:NAMED])
@@ -285,6 +272,5 @@ class TransactionCommitter(Committer):
         await trio.sleep_forever()
 
     def _fail(self, error: KafkaError) -> None:
-        if self.failure is None:
-            self.failure = error
-            self._on_fatal(error)
+        self.failure = error
+        self._on_fatal(error)

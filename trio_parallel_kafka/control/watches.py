@@ -9,7 +9,7 @@ import trio
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.core.assignments import TopicPartition
-from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.record import Record

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Iterator
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from trio_parallel_kafka.core.lanes import LaneGroup
+from trio_parallel_kafka.core.lane import LaneGroup
 from trio_parallel_kafka.core.ranges import OffsetRanges
 from trio_parallel_kafka.core.tracker import OffsetTracker
 

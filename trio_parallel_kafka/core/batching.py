@@ -16,7 +16,8 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
-from trio_parallel_kafka.core.lanes import Lane, LaneGroup, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane, LaneGroup
+from trio_parallel_kafka.core.lanes import LaneScheduler
 
 T = TypeVar("T")
 

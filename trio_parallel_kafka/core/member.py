@@ -18,7 +18,8 @@ from trio_parallel_kafka.core.assignments import (
 )
 from trio_parallel_kafka.core.commits import CommitEntry, CommitLedger
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.lanes import Buffer, Lane, LaneScheduler
+from trio_parallel_kafka.core.lane import Buffer, Lane
+from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.core.ranges import OffsetRanges
 
 R = TypeVar("R", bound=Tracked)

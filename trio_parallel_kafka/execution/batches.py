@@ -12,7 +12,8 @@ import trio
 from trio_parallel_kafka.config.model import Deserializer
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.batching import BatchTaker
-from trio_parallel_kafka.core.lanes import Lane, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane
+from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.errors import InvalidResultError, SerializationError
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.decoding import Decoder
@@ -97,6 +98,7 @@ class BatchVisits:
         for lane in lanes:
             lane.since = self._clock.now
         batch = sorted(((record, lane) for lane in lanes if lane.error is None for record in lane.in_hands), key=_place)
+        worker.streak += len(batch)
         outcomes = await self._outcomes(worker, tuple(record for record, _ in batch))
         undone = await self._complete_done(batch, outcomes)
         undone += [(lane.head, lane, lane.error) for lane in lanes if lane.error is not None]
@@ -212,15 +214,15 @@ class BatchVisits:
         """Put lanes where they belong after a batch."""
         remains = {lane: _Remains() for lane in lanes}
         for record, lane, verdict in rest:
-            match verdict:
-                case RetryLater(delay):
-                    again = next_attempt(record)
-                    lane.group.owner.replace(again)
-                    remains[lane].records.append(again)
-                    remains[lane].delay = max(remains[lane].delay, delay)
-                case Stop():
-                    remains[lane].records.append(record)
-                    remains[lane].is_stopped = True
+            left = remains[lane]
+            if isinstance(verdict, RetryLater):
+                again = next_attempt(record)
+                lane.group.owner.replace(again)
+                left.records.append(again)
+                left.delay = max(left.delay, verdict.delay)
+            else:
+                left.records.append(record)
+                left.is_stopped = True
         for lane, left in remains.items():
             self._probing.ended(lane, well=True)
             self._leave(lane, left)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from trio_parallel_kafka.core.assignments import Assignment
-from trio_parallel_kafka.core.lanes import Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.errors import InvalidResultError, ParallelKafkaError
 from trio_parallel_kafka.execution.outbox import Outbox, Parcel
 from trio_parallel_kafka.execution.tally import Tally

@@ -8,7 +8,8 @@ from typing import Final, Protocol
 import trio
 
 from trio_parallel_kafka.core.assignments import Assignment
-from trio_parallel_kafka.core.lanes import Lane, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane
+from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.settling import Settler, is_decision
 from trio_parallel_kafka.execution.tally import Tally
@@ -163,8 +164,11 @@ class RecordVisits:
                         raise
                     error = raised
             worker.streak = worker.streak + 1 if self._at_work is worker else 0
-            if error is not None and not await self._is_settled(lane, record, error):
-                return
+            if error is not None:
+                is_settled = await self._is_settled(lane, record, error)
+                error = None  # or it would keep itself alive by its traceback, which has this frame
+                if not is_settled:
+                    return
             if not assignment.complete(record):
                 tally.fenced += 1
                 self._probing.ended(lane, well=None)

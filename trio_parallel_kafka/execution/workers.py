@@ -25,7 +25,8 @@ from typing import Final
 import trio
 
 from trio_parallel_kafka.core.assignments import Assignment
-from trio_parallel_kafka.core.lanes import Lane, LaneScheduler
+from trio_parallel_kafka.core.lane import Lane
+from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.execution.visits import SLICE_CHECK, Visits, Worker
 from trio_parallel_kafka.record import Record
 

@@ -75,7 +75,7 @@ class RefusedError(Exception):
     """
 
     def __init__(self, record: ProducerRecord, reason: Exception) -> None:
-        super().__init__(record, reason)
+        super().__init__(f"a record for {record.topic} was refused")
         self.record: ProducerRecord = record
         self.reason: Exception = reason
 
@@ -92,3 +92,11 @@ def delivery_error(refused: RefusedError) -> DeliveryError:
 def local_error(reason: str) -> ClientError:
     """Why a transaction isn't gone on with, in the form in which the client would say it."""
     return ClientError(ClientError.TRANSACTION_ABORTABLE, reason)
+
+
+def passing(error: ClientError) -> ClientError:
+    """The same error, with another code if it has the one by which this package says that a partition is gone.
+
+    The client has trouble of its own then, as it does in the first transaction after one that failed.
+    """
+    return local_error(error.str()) if error.code() == ClientError._STATE else error

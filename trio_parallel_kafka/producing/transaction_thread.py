@@ -3,17 +3,17 @@
 Rules
 -----
 
-- A transaction is made in one go: begin, hand over all records, offsets, wait for acknowledgements, commit. Each blocking
-  call is made in slices of :data:`SLICE` seconds, so that the end needs no longer; only the offsets take up to
+- A transaction is made in one go: begin, hand over all records, offsets, wait for acknowledgements, commit. Each
+  blocking call is made in slices of :data:`SLICE` seconds, so that the end needs no longer; only the offsets take up to
   ``socket.timeout.ms`` where the broker is frozen.
 - Once ``commit_transaction`` was called, nothing else may be called until it says how it went. So acknowledgements are
   waited for before.
-- What a broker may have taken for a commit is never aborted: the question is asked again until there is an answer. Where
-  the client can't answer any more, because the broker gave the transaction up meanwhile and shut the client out, the
-  committed offsets tell: see :attr:`Ending.UNKNOWN`.
-- A client that is beyond repair is replaced, and the replacement ends what the last one left open. Only one that was shut
-  out by another with the same ``transactional.id`` isn't. The client reports both alike: what differs is whether the
-  transaction was open for so long that the broker had to give it up.
+- What a broker may have taken for a commit is never aborted: the question is asked again until there is an answer.
+  Where the client can't answer any more, because the broker gave the transaction up meanwhile and shut the client out,
+  the committed offsets tell: see :attr:`Ending.UNKNOWN`.
+- A client that is beyond repair is replaced, and the replacement ends what the last one left open. Only one that was
+  shut out by another with the same ``transactional.id`` isn't. The client reports both alike: what differs is whether
+  the transaction was open for so long that the broker had to give it up.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from trio_parallel_kafka.producing.transaction_errors import (
     SHUT_OUT,
     RefusedError,
     local_error,
+    passing,
     transactional_error,
 )
 from trio_parallel_kafka.repeats import QuietLogger
@@ -55,8 +56,8 @@ from trio_parallel_kafka.repeats import QuietLogger
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.transactions")
 
 TRANSACTION_TIMEOUT: Final = 30.0
-"""Seconds after which the broker gives up a transaction whose member is gone. Until then readers of the outputs wait, and
-so does the next owner of the partitions; it is shorter than the session timeout (45 s) that the latter waits for anyway."""
+"""Seconds after which the broker gives up a transaction whose member is gone. Until then readers of the outputs wait,
+and so does the next owner of the partitions, which waits for the session timeout (45 s by default) anyway."""
 
 SLICE: Final = 0.2
 """Seconds that a call may block before it is made again."""
@@ -67,7 +68,7 @@ PAUSE: Final = 0.02
 LAST_TRY: Final = 1.0
 """Seconds that a transaction gets to end once the thread is to stop."""
 
-SLOW: Final = 5.0
+SLOW: Final = 10.0
 """Seconds after which, and at intervals of which, a transaction under way is logged."""
 
 
@@ -177,10 +178,11 @@ class TransactionThread:
     def serve_callbacks(self) -> None:
         """Have the client say what it has to, between transactions."""
         if self._client is not None:
-            self._client.poll(0)
+            with suppress(KafkaException):  # a fatal error, which the next transaction meets as well
+                self._client.poll(0)
 
     def close(self) -> None:
-        """Let the client go. What is still open, the broker gives up in its time, or when the identity is used again."""
+        """Let the client go. What is still open, the broker gives up in time, or when the identity is used again."""
         self._let_go()
 
     # One transaction
@@ -198,7 +200,7 @@ class TransactionThread:
         except KafkaException as error:
             cause: ClientError = error.args[0]
             if cause.txn_requires_abort():
-                return self._undo(cause)
+                return self._undo(cause, otherwise=Ending.UNKNOWN)
             self._replace(cause)
             return Outcome(Ending.UNKNOWN, cause)
         return COMMITTED
@@ -250,16 +252,16 @@ class TransactionThread:
             raise KafkaException(local_error("the consumer ended"))
         self._note_slow("waiting for acknowledgements")
 
-    def _undo(self, cause: ClientError) -> Outcome:
-        """Abort, so that nothing of it is seen."""
+    def _undo(self, cause: ClientError, otherwise: Ending = Ending.ABORTED) -> Outcome:
+        """Abort, so that nothing of it is seen; ``otherwise`` is how it ended if another client has to see to it."""
         try:
             if not cause.fatal():
                 self._repeat(self._usable.abort_transaction)
-                return Outcome(Ending.ABORTED, cause)
+                return Outcome(Ending.ABORTED, passing(cause))
         except KafkaException as error:
             cause = error.args[0]
         self._replace(cause)
-        return Outcome(Ending.ABORTED, cause)
+        return Outcome(otherwise, passing(cause))
 
     def _repeat(self, call: Callable[[float], object]) -> None:
         """Make a call until it succeeds, or fails for another reason than time."""
@@ -339,7 +341,7 @@ class TransactionThread:
             try:
                 self._usable.init_transactions(SLICE)
             except KafkaException as error:
-                self._usable.poll(0)  # error_cb alone tells of wrong credentials
+                self.serve_callbacks()  # error_cb alone tells of wrong credentials
                 self._judge_opening(error.args[0], deadline)
             else:
                 return

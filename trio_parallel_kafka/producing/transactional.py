@@ -25,10 +25,6 @@ T = TypeVar("T")
 class MakesTransactions(Protocol):
     """What a committer needs of a transactional producer. One transaction is made at a time."""
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a transaction was asked for whose outcome nobody has taken yet."""
-
     async def host(self) -> None:
         """Serve until :meth:`close`. Never raises."""
 
@@ -81,11 +77,8 @@ class TransactionalProducer:
         self._ended: Final = trio.Event()
         self._asked: Answer[Outcome] | None = None
 
-    @property
-    def is_busy(self) -> bool:
-        return self._asked is not None
-
     async def host(self) -> None:
+        """Serve until :meth:`close`."""
         try:
             with self._abandon:
                 await trio.to_thread.run_sync(self._live, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
@@ -95,19 +88,23 @@ class TransactionalProducer:
                 self._asked.event.set()
 
     async def open(self) -> None:
+        """Take over the identity."""
         await self._ask(self._thread.open).wait()
 
     async def transact(self, transaction: Transaction) -> Outcome:
+        """Make a transaction, and take its outcome."""
         self._asked = self._ask(lambda: self._thread.transact(transaction))
         return await self.settle()
 
     async def settle(self) -> Outcome:
+        """Take the outcome of the last."""
         assert self._asked is not None  # noqa: S101 - asked for before
         await self._asked.event.wait()
         asked, self._asked = self._asked, None
         return asked.result()
 
     async def close(self) -> None:
+        """End, shielded and bounded by ``close_timeout``."""
         self._thread.stop()
         self._jobs.put(None)
         try:
@@ -167,7 +164,7 @@ class Answer(Generic[T]):
         """Make the call, in the thread."""
         try:
             self._results.append(function())
-        except BaseException as error:  # noqa: BLE001 - carried to the caller
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - carried to the caller
             self._error = error
 
     async def wait(self) -> T:
