@@ -148,7 +148,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests that need no Kafka, on each Python that the machine has; on the first of them with coverage."""
     install(session, "tests", "-e", EXTRAS)
-    arguments = ["--ignore=tests/broker", *session.posargs]
+    arguments = ["--ignore=tests/broker", "--numprocesses=2", "--dist=loadfile", *session.posargs]
     if session.python == next(version for version in PYTHONS if shutil.which(f"python{version}")):
         run_with_coverage(session, *arguments)
     else:

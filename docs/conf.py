@@ -51,7 +51,13 @@ _OUTSIDE = (
 )
 # Type variables, which are documented nowhere.
 _VARIABLES = r"trio_parallel_kafka\.(record\.(K_co|V_co|Key|Value)|serialization\.(Given|Made))"
-nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_OUTSIDE)})(\..*)?"), (r"py:.*", _VARIABLES)]
+# Aliases of types, which attrs hands on as they are written.
+_ALIASES = r"PropertyValue|Serializer"
+nitpick_ignore_regex = [
+    (r"py:.*", rf"({'|'.join(_OUTSIDE)})(\..*)?"),
+    (r"py:.*", _VARIABLES),
+    (r"py:.*", _ALIASES),
+]
 
 
 def setup(app: Sphinx) -> None:

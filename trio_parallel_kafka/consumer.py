@@ -64,7 +64,7 @@ class ParallelConsumer:
         self._scope: Final = trio.CancelScope()
         self._has_ended: Final = trio.Event()
 
-    async def run(  # noqa: ASYNC128, ASYNC910 - _announce() says started; whatever ends it, leaving waits
+    async def run(  # noqa: ASYNC128 - _announce() says started
         self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
@@ -102,7 +102,7 @@ class ParallelConsumer:
         _check_handler(handler, "one record")
         await self._run(lambda: self._controller.handling.records(handler), task_status)
 
-    async def run_batches(
+    async def run_batches(  # noqa: ASYNC128 - as in run()
         self,
         handler: BatchHandler,
         *,
@@ -141,7 +141,9 @@ class ParallelConsumer:
         options: Any = {"size": max_size, "scope": BatchScope(scope), "linger": linger}
         await self._run(lambda: self._controller.batches(handler, **options), task_status)
 
-    async def _run(self, visits: Callable[[], Visits], task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC910
+    async def _run(  # noqa: ASYNC128, ASYNC910 - _announce() says started; whatever ends it, leaving waits
+        self, visits: Callable[[], Visits], task_status: trio.TaskStatus[None]
+    ) -> None:
         self._begin()
         problems: list[ParallelKafkaError] = []
         try:

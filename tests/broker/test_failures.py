@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -198,10 +198,10 @@ async def test_key_order_over_retries_and_restarts(kafka: Cluster) -> None:
     assert handle.violations == []
     assert handle.failures > 100
     async with running(config, Failing()):
-        await until(lambda: committed_offsets_sum(kafka, config) == len(keys))
+        await until(lambda: committed_count(kafka, config) == len(keys))
 
 
-def committed_offsets_sum(kafka: Cluster, config: ConsumerConfig) -> int:
+def committed_count(kafka: Cluster, config: ConsumerConfig) -> int:
     """How many records are below the committed offsets."""
     return sum(committed_offsets(kafka, config).values())
 
@@ -241,7 +241,7 @@ async def test_skipped_records_are_committed(kafka: Cluster) -> None:
 async def test_key_that_cannot_be_had(kafka: Cluster) -> None:
     """A record for which ``key_of`` raises follows the policy at once: another attempt would fail just so."""
     topic = topic_with(kafka, numbered(0, 10))
-    config = configured(kafka, topic, key_of=lambda record: 1 // int(record.value), retry=SOON, on_failure="skip")  # type: ignore[arg-type]
+    config = configured(kafka, topic, key_of=lambda record: 1 // int(record.value), retry=SOON, on_failure="skip")
     handle = Failing()
     async with running(config, handle) as pc:
         await handle.wait_done(9)
@@ -254,10 +254,14 @@ async def test_key_that_cannot_be_had(kafka: Cluster) -> None:
 # Dead letters
 
 
+def headers(message: Message) -> list[tuple[str, bytes]]:
+    """Pairs of name and value."""
+    return cast("list[tuple[str, bytes]]", message.headers())
+
+
 def header(message: Message, name: str) -> bytes:
     """The one value of a header."""
-    (value,) = [value for each, value in message.headers() or [] if each == name]
-    assert isinstance(value, bytes)
+    (value,) = [value for each, value in headers(message) if each == name]
     return value
 
 
@@ -275,7 +279,7 @@ async def test_dead_letters(kafka: Cluster) -> None:
     assert committed_offsets(kafka, config) == {0: 10}
     failed, given_up = kafka.read(f"{topic}.dlt")
     assert [(each.key(), each.value()) for each in (failed, given_up)] == [(b"key", b"2"), (b"key", b"7")]
-    assert (failed.headers() or [])[0] == ("trace", b"t")
+    assert headers(failed)[0] == ("trace", b"t")
     assert header(failed, "kafka_dlt-original-topic") == topic.encode()
     assert int.from_bytes(header(failed, "kafka_dlt-original-offset"), "big") == 2
     assert int.from_bytes(header(failed, "kafka_deliveryAttempt"), "big") == 3
@@ -302,7 +306,7 @@ async def test_dead_letters_too_large_for_their_topic(kafka: Cluster) -> None:
         await small.wait_done(1)
     (message,) = kafka.read(f"{topic}.dlt")
     assert (message.key(), message.value()) == (b"a", b"0")
-    assert not {name for name, _ in message.headers() or []} & {"kafka_dlt-exception-stacktrace"}
+    assert "kafka_dlt-exception-stacktrace" not in dict(headers(message))
     assert header(message, "kafka_dlt-original-topic") == topic.encode()
 
     config = configured(kafka, topic, on_failure="dead_letter")
@@ -311,7 +315,7 @@ async def test_dead_letters_too_large_for_their_topic(kafka: Cluster) -> None:
     with trio.fail_after(PATIENCE), fails_for_good(loud) as caught:
         async with parallel_consumer(config) as pc:
             await pc.run(large)
-    assert (caught.value.exceptions[0].partition, caught.value.exceptions[0].offset) == (0, 1)  # type: ignore[attr-defined]
+    assert (caught.value.exceptions[0].partition, caught.value.exceptions[0].offset) == (0, 1)
     assert values(await handled(config, 1)) == [1]
 
 
@@ -378,7 +382,7 @@ async def test_handler_that_never_ends(kafka: Cluster, caplog: pytest.LogCapture
     assert values(await handled(config, 1)) == [3]
 
 
-# Pause and breaker
+# What stops dispatch
 
 
 async def test_pause_keeps_the_membership(kafka: Cluster) -> None:
@@ -437,4 +441,4 @@ async def test_outage_of_a_dependency_makes_no_dead_letters(kafka: Cluster) -> N
     print(f"\n{prevented} attempts while it was down")
     assert prevented < 1000
     assert kafka.end_offsets(f"{topic}.dlt") == {0: 0}
-    assert committed_offsets_sum(kafka, config) == 10_000
+    assert committed_count(kafka, config) == 10_000

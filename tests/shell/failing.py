@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -55,10 +54,6 @@ class Failing:
     def of(self, offset: int) -> list[tuple[int, int]]:
         """The numbers of the attempts at an offset, each with the second in which it began."""
         return [(each.number, round(each.at)) for each in self.attempts if each.offset == offset]
-
-    def at_work(self) -> Counter[tuple[int, int]]:
-        """How often each place was attempted."""
-        return Counter((each.partition, each.offset) for each in self.attempts)
 
 
 def fails(

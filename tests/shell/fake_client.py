@@ -368,6 +368,6 @@ async def open_fake_client(
         try:
             yield client
         finally:
-            if not await client.close():
+            if not await client.close():  # noqa: ASYNC102 - it shields and bounds itself
                 scope.cancel()
                 problems.append(CloseTimeoutError("the fake client didn't close in time"))

@@ -246,7 +246,7 @@ async def test_raises_when_cancelled(
         try:
             await trio.sleep(30)
         except trio.Cancelled:
-            raise HandlerError from None
+            raise HandlerError from None  # noqa: ASYNC104 - what must not be done
         return [Skip()] * len(records)
 
     fields: dict[str, Any] = {"deserialize_value": Inline(digits), "revoke_grace": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.lane import Lane
@@ -100,6 +100,8 @@ class Settler:
                 logger.warning("%r is skipped: %s", record, reason)
             case Bury(reason):
                 return await self._send_to_the_dead(lane, record, error, reason)
+            case unknown:
+                assert_never(unknown)
         return None
 
     def count_failure(self, error: Exception) -> None:
@@ -116,14 +118,13 @@ class Settler:
         except ParallelKafkaError as undeliverable:
             self._on_stop(record, undeliverable)
             return Stop()
-        match later:
-            case RetryLater():
-                lane.error = error
-                return later
-            case PassOver():
-                self._tally.skipped += 1
-            case None:
-                self._tally.dead_lettered += 1
+        if isinstance(later, RetryLater):
+            lane.error = error
+            return later
+        if later is None:
+            self._tally.dead_lettered += 1
+        else:
+            self._tally.skipped += 1
         return None
 
 

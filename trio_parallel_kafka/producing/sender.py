@@ -108,7 +108,7 @@ class Sender:
     """
 
     def __init__(self, config: ProducerConfig) -> None:
-        self.crossings = 0
+        self.crossings: int = 0
         self.failure: ParallelKafkaError | None = None
         self._config: Final = config
         self._token: Final = trio.lowlevel.current_trio_token()
