@@ -85,7 +85,7 @@ def configured(kafka: Cluster, /, *topics: str, **fields: Any) -> ConsumerConfig
 
 @asynccontextmanager
 async def running(
-    config: ConsumerConfig, handler: Callable[[Record], Awaitable[object]]
+    config: ConsumerConfig, handler: Callable[[Record[Any, Any]], Awaitable[object]]
 ) -> AsyncIterator[ParallelConsumer]:
     """Consume for the length of a block, from the first assignment on; stop at its end."""
     with trio.fail_after(PATIENCE):

@@ -25,7 +25,7 @@ from trio_parallel_kafka.execution.visits import Probing, Worker
 from trio_parallel_kafka.outcomes import Outcome
 from trio_parallel_kafka.record import Record, next_attempt
 
-BatchHandler = Callable[[tuple[Record, ...]], Awaitable[object]]
+BatchHandler = Callable[[tuple[Record[Any, Any], ...]], Awaitable[object]]
 
 
 @attrs.define(eq=False)
@@ -195,6 +195,7 @@ class BatchVisits:
         assignment: Assignment[Record] = lane.group.owner
         if not assignment.complete(record):
             self._tally.fenced += 1
+            self._probing.ended(lane, well=None)
             return
         self._tally.completed += 1
         if assignment.pause_reason is not None:

@@ -6,18 +6,16 @@ without deserialisers nothing is put around the handler at all.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from trio_parallel_kafka.config.model import Deserializer
 from trio_parallel_kafka.errors import SerializationError
+from trio_parallel_kafka.execution.visits import Handler
 from trio_parallel_kafka.outcomes import Outcome
 from trio_parallel_kafka.record import Record
 from trio_parallel_kafka.serialization import Conversion, place_of
-
-DecodingHandler = Callable[[Record[Any, Any]], Awaitable[object]]
 
 _Headers = list[tuple[str, str | bytes | None]]
 
@@ -66,8 +64,8 @@ class Decoder:
 
 
 def decoding(
-    handler: DecodingHandler, deserialize_key: Deserializer | None, deserialize_value: Deserializer | None
-) -> DecodingHandler:
+    handler: Handler, deserialize_key: Deserializer | None, deserialize_value: Deserializer | None
+) -> Handler:
     """Make a handler of raw records of one of deserialised ones; without deserialisers, they are the same."""
     if deserialize_key is None and deserialize_value is None:
         return handler

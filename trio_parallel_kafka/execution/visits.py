@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -16,7 +16,7 @@ from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.verdicts import RetryLater, Stop
 from trio_parallel_kafka.record import Record, next_attempt
 
-Handler = Callable[[Record], Awaitable[object]]
+Handler = Callable[[Record[Any, Any]], Awaitable[object]]
 
 VISIT: Final = 32
 """Records of one lane after which other lanes have their turn."""
