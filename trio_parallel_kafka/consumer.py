@@ -132,13 +132,20 @@ class ParallelConsumer:
             task_status: for ``nursery.start``.
 
         Raises:
-            ValueError: ``max_size`` is below 1, ``linger`` below 0, or ``scope`` is none of the three.
+            ValueError: ``max_size`` isn't a whole number from 1 on, ``linger`` isn't seconds from 0 on, or ``scope`` is
+                none of the three.
         """
         _check_handler(handler, "a tuple of records")
-        if max_size < 1 or not 0 <= linger < math.inf:
-            message = f"max_size must be 1 at least and linger seconds from 0 on, are {max_size!r} and {linger!r}"
+        size: Any = max_size  # whatever its type says
+        if not isinstance(size, int) or size < 1 or not 0 <= linger < math.inf:
+            message = (
+                f"max_size must be a whole number from 1 on and linger seconds from 0 on, are {size!r} and {linger!r}"
+            )
             raise ValueError(message)
-        options: Any = {"size": max_size, "scope": BatchScope(scope), "linger": linger}
+        if scope not in list(BatchScope):
+            message = f"scope must be one of {', '.join(BatchScope)}, is {scope!r}"
+            raise ValueError(message)
+        options: Any = {"size": size, "scope": BatchScope(scope), "linger": linger}
         await self._run(lambda: self._controller.batches(handler, **options), task_status)
 
     async def _run(  # noqa: ASYNC128, ASYNC910 - _announce() says started; whatever ends it, leaving waits

@@ -17,12 +17,14 @@ class Retry(Outcome):
         after: seconds to wait; ``None``: what the retry policy says for this attempt.
     """
 
+    after: float | None = None
+
     def __init__(self, after: float | None = None) -> None:
         if after is not None and not 0 <= after < float("inf"):
             message = f"after must be seconds from 0 on, or None, is {after!r}"
             raise ValueError(message)
         super().__init__(after)
-        self.after: float | None = after
+        self.after = after
 
     def __str__(self) -> str:
         return "the handler asked for another attempt" + ("" if self.after is None else f" after {self.after:g} s")
@@ -35,9 +37,11 @@ class Skip(Outcome):
         reason: why, for the log.
     """
 
+    reason: str = ""
+
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason: str = reason
+        self.reason = str(reason)
 
 
 class DeadLetter(Outcome):
@@ -50,9 +54,11 @@ class DeadLetter(Outcome):
         reason: why, for the log and the headers.
     """
 
+    reason: str = ""
+
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason: str = reason
+        self.reason = str(reason)
 
 
 def unwrapped(error: Exception) -> Exception:

@@ -161,6 +161,7 @@ def test_fields_are_brought_into_one_form(field: str, given: Any, kept: Any) -> 
         ("topics", [], "must name a topic at least"),
         ("topics", 5, "must be a topic, or a sequence of topics, is 5"),
         ("topics", {"orders"}, "is {'orders'}"),
+        ("topics", ("orders", 5), "must have names or patterns only, has 5"),
         ("topics", ["a", "b", "a"], "must name each topic once, has 'a' 2 times"),
         ("topics", "a,b", "has 'a,b', which no topic can be called"),
         ("topics", "..", "has '..', which no topic"),

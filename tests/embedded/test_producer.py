@@ -61,6 +61,22 @@ async def test_the_first_moment_of_time(embedded_broker: EmbeddedBroker) -> None
     assert messages(embedded_broker)[0].timestamp()[1] == 1
 
 
+async def test_what_no_record_can_have(embedded_broker: EmbeddedBroker) -> None:
+    """What the client would cut, make text of, or crash at is refused; any other header arrives as it is."""
+    with trio.fail_after(PATIENCE):
+        async with open_producer(sending(embedded_broker)) as producer:
+            for name in ("a\0b", "\ud800", b"a", 5):
+                with pytest.raises(ValueError, match="a header's name must be text that UTF-8 can encode"):
+                    await producer.send("orders", headers=[(name, b"x")])  # type: ignore[list-item]
+            for partition in (-2, 2**31, "0"):
+                with pytest.raises(ValueError, match="a partition must be a number from 0"):
+                    await producer.send("orders", partition=partition)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="a topic must be text, is 5"):
+                await producer.send(5)  # type: ignore[arg-type]
+            await producer.send("orders", partition=0, headers=[("", None), ("größe", b"x")])
+    assert messages(embedded_broker)[0].headers() == [("", None), ("größe", b"x")]
+
+
 async def test_order_and_room(embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue of 10 makes 200 tasks wait, in the order of their calls; each try follows upon reports."""
     tries = []

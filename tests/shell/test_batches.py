@@ -163,10 +163,18 @@ async def test_misuse(autojump_clock: MockClock, world: World) -> None:
     async with parallel_consumer(world.config()) as pc:
         with pytest.raises(InvalidHandlerError, match="a tuple of records"):
             await pc.run_batches(lambda _records: None)  # type: ignore[arg-type,return-value]
-        for options in ({"max_size": 0}, {"linger": -0.1}, {"linger": float("inf")}, {"linger": float("nan")}):
-            with pytest.raises(ValueError, match="max_size must be 1 at least and linger seconds from 0 on"):
+        for options in (
+            {"max_size": 0},
+            {"max_size": 2.5},
+            {"linger": -0.1},
+            {"linger": float("inf")},
+            {"linger": float("nan")},
+        ):
+            with pytest.raises(
+                ValueError, match="max_size must be a whole number from 1 on and linger seconds from 0 on"
+            ):
                 await pc.run_batches(handler, **options)
-        with pytest.raises(ValueError, match="'topic' is not a valid BatchScope"):
+        with pytest.raises(ValueError, match="scope must be one of key, partition, any"):
             await pc.run_batches(handler, scope="topic")  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(later, 1, pc.stop)

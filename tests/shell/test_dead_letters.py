@@ -353,11 +353,12 @@ def no_topic(record: Record) -> str:
     [
         (no_topic, {}, r"dead_letter\.topic raised KeyError\('orders'\)"),
         (lambda _record: b"graveyard", {}, r"returned b'graveyard'"),
+        (lambda _record: "grave\0yard", {}, r"returned 'grave\\x00yard'"),
         (lambda record: record.topic, {}, "this consumer reads"),
         (lambda record: record.topic + "x", {"topics": ("^orders",)}, "this consumer reads"),
         ("graveyard", {"assigned": ("graveyard",)}, "this consumer reads"),
     ],
-    ids=["function raises", "no name", "own topic", "own pattern", "own assignment"],
+    ids=["function raises", "no name", "cut name", "own topic", "own pattern", "own assignment"],
 )
 async def test_wrong_topic_always_stops(topic: Any, fields: dict[str, Any], message: str, on_failure: str) -> None:
     """A mistake in where dead letters go is mended by neither waiting nor skipping, and nothing is sent."""

@@ -103,6 +103,19 @@ async def test_late_return_is_a_failure(autojump_clock: MockClock, world: World)
     assert attempts == [1, 2]
 
 
+async def test_handler_that_blocks_too_long_has_failed(autojump_clock: MockClock, world: World) -> None:
+    """An attempt that can't be cancelled, because it blocks the loop, is late all the same."""
+    world.broker.produce(P0, ["a"])
+
+    async def block(_record: Record) -> None:
+        autojump_clock.jump(8)
+
+    with pytest.RaisesGroup(pytest.RaisesGroup(HandlerTimeoutError)):
+        async with world.consuming(block, handler_timeout=7.0):
+            await trio.sleep_forever()
+    assert world.committed(P0) == 0
+
+
 async def test_what_a_late_handler_raises_is_its_failure(autojump_clock: MockClock, world: World) -> None:
     """An exception of its own says more than that it was late."""
     world.broker.produce(P0, ["a"])

@@ -69,6 +69,27 @@ async def test_decision_within_a_nursery(autojump_clock: MockClock, world: World
         assert (totals.failed, totals.retried, totals.skipped, totals.completed) == (1, 1, 1, 2)
 
 
+class Hopeless(DeadLetter):
+    """A user's own, which doesn't call the constructor that it derives from."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("decision", [DeadLetter(ValueError("why")), Hopeless()], ids=["reason", "subclass"])  # type: ignore[arg-type]
+async def test_dead_letter_whatever_its_reason(
+    autojump_clock: MockClock, world: World, outbox: FakeOutbox, decision: DeadLetter
+) -> None:
+    """A reason that is no text is made one, and a subclass needs none: neither ends the consumer."""
+    graveyard(world)
+    world.broker.produce(P0, ["a", "a"])
+    async with world.consuming(Failing({0: [decision]}), dead_letter=DeadLetterConfig()) as pc:
+        await trio.sleep(3)
+        assert pc.statistics().totals.dead_lettered == 1
+    assert outbox.places == [(0, 0)]
+    assert world.committed(P0) == 2
+
+
 async def test_skip_completes_and_is_no_failure(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,6 +28,7 @@ from trio_parallel_kafka.producing import transaction_thread
 from trio_parallel_kafka.producing.transaction_errors import RefusedError, delivery_error
 from trio_parallel_kafka.producing.transaction_thread import Ending, Outcome, Stopped, Transaction, TransactionThread
 
+IDLE = "connections.max.idle.ms"
 AGAIN = ClientError(ClientError._TIMED_OUT, "again", False, True)  # noqa: FBT003 - it takes no names: retriable
 ABORT = ClientError(ClientError.ILLEGAL_GENERATION, "abort", False, False, True)  # noqa: FBT003 - abortable
 FENCED = ClientError(ClientError._FENCED, "fenced", True)  # noqa: FBT003 - fatal
@@ -149,6 +150,15 @@ def test_properties(answers: dict[str, deque[Answer]]) -> None:
     properties = StandIn.made[0].properties
     assert properties["transactional.id"] == "billing-0"
     assert properties["transaction.timeout.ms"] == properties["message.timeout.ms"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, 10_000), ({IDLE: "0"}, 10_000), ({IDLE: 230_000}, 10_000), ({IDLE: 3_000}, 3_000)]
+)
+def test_idle_connections(answers: dict[str, deque[Answer]], given: dict[str, Any], used: int) -> None:
+    """Idle connections are closed soon: without that, the client waits for a coordinator that was restarted."""
+    TransactionThread(given, transactional_id="billing-0", connect_timeout=60.0).open()
+    assert StandIn.made[0].properties[IDLE] == used
 
 
 def test_opening_takes_time(answers: dict[str, deque[Answer]]) -> None:

@@ -105,3 +105,21 @@ async def test_pool_that_has_not_begun_is_not_dry(autojump_clock: MockClock) -> 
 async def _run_late(stage: Stage, handle: Handler) -> None:
     await trio.sleep(5)
     await stage.run(handle)
+
+
+async def test_cancelled_that_nothing_caused_ends_the_pool(autojump_clock: MockClock) -> None:
+    """A handler that raises a Cancelled it has kept, as a cache of results may, isn't taken for a cancelled one."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            kept = cancelled
+
+    async def raise_it(_record: Record) -> NoReturn:
+        raise kept
+
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(RuntimeError, match=r"handler of <Record orders\[0\]@0 .*nothing cancelled it")
+    ):
+        await Stage(0).run(raise_it)

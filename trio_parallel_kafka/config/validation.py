@@ -82,6 +82,10 @@ def _topics(value: Any) -> Iterator[str]:
     if not isinstance(value, tuple):
         yield f"must be a topic, or a sequence of topics, is {shown(value)}"
         return
+    strange = [topic for topic in value if not isinstance(topic, str)]
+    if strange:
+        yield f"must have names or patterns only, has {shown(strange[0])}"
+        return
     if not value:
         yield "must name a topic at least, is empty"
     for topic in dict.fromkeys(value):

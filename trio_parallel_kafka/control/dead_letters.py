@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
 
 from trio_parallel_kafka.config import ConsumerConfig, DeadLetterConfig
-from trio_parallel_kafka.config.librdkafka import uses_consumer_protocol
+from trio_parallel_kafka.config.librdkafka import is_c_text, uses_consumer_protocol
 from trio_parallel_kafka.config.policies import DEAD_LETTER_SUFFIX
 from trio_parallel_kafka.config.subscription import is_pattern, reader_of
 from trio_parallel_kafka.config.wording import Problem
@@ -258,19 +258,22 @@ class DeadLetters:
         if topic is None:
             topic = record.topic + DEAD_LETTER_SUFFIX
         elif not isinstance(topic, str):
-            try:
-                topic = topic(record)
-            except Exception as mistake:
-                raise _refused(record, reason, f"has no topic, for dead_letter.topic raised {mistake!r}") from mistake
-            if not isinstance(topic, str):
-                raise _refused(
-                    record, reason, f"has no topic: dead_letter.topic returned {topic!r}, which isn't a name"
-                )
+            topic = _chosen(topic, record, reason)
         if self._is_assigned(topic) or reads(self._config, topic):
             raise _refused(
                 record, reason, f"would go to {topic!r}, which this consumer reads: it would come round for ever"
             )
         return topic
+
+
+def _chosen(function: Callable[[Record], Any], record: Record, reason: str) -> str:
+    try:
+        topic = function(record)
+    except Exception as mistake:
+        raise _refused(record, reason, f"has no topic, for dead_letter.topic raised {mistake!r}") from mistake
+    if isinstance(topic, str) and is_c_text(topic):
+        return topic
+    raise _refused(record, reason, f"has no topic: dead_letter.topic returned {topic!r}, which isn't a name")
 
 
 def _refused(record: Record, reason: str, why: str) -> DeadLetterError:

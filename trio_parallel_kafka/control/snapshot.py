@@ -51,8 +51,10 @@ def _partition(assignment: Assignment[Record], controller: Controller) -> Partit
     has_started = assignment.phase is not Phase.STARTING
     acknowledged = controller.member.ledger.acknowledged(assignment)
     running = {record for lane in controller.pool.running_on([assignment]) for record in lane.in_hands}
-    parked = {
-        lane.head: lane for _, _, lane in assignment.lanes.parked if lane.parked_until is not None and not lane.lingers
+    retry_at = {  # there may be very many
+        lane.head: until
+        for until, _, lane in assignment.lanes.parked
+        if (detour := lane.detour) is not None and detour.parked_until == until and not detour.lingers
     }
     oldest = tracker.oldest
     now = trio.current_time()
@@ -67,7 +69,7 @@ def _partition(assignment: Assignment[Record], controller: Controller) -> Partit
         buffered_records=len(tracker),
         buffered_bytes=assignment.buffered_bytes,
         in_flight=len(running),
-        parked=len(parked),
+        parked=len(retry_at),
         paused=assignment.pause_reason,
         is_held=assignment.lanes.is_held,
         completed_above=sum(end - start for start, end in tracker.completed_above()),
@@ -80,6 +82,6 @@ def _partition(assignment: Assignment[Record], controller: Controller) -> Partit
             age=now - oldest.received_at,
             attempt=oldest.attempt,
             is_running=oldest in running,
-            retry_in=max(0.0, (parked[oldest].parked_until or now) - now) if oldest in parked else None,
+            retry_in=max(0.0, retry_at[oldest] - now) if oldest in retry_at else None,
         ),
     )

@@ -15,8 +15,8 @@ Given = TypeVar("Given")
 def timed(attempt: Callable[[Given], Awaitable[object]], timeout: float | None) -> Callable[[Given], Awaitable[object]]:
     """Give an attempt that is cancelled after ``timeout`` seconds; ``attempt`` itself without one.
 
-    One that returns later than that all the same, because it swallows its cancellation or didn't notice it, has failed
-    too: what it did may be half done.
+    One that returns later than that all the same, because it swallows its cancellation, or blocks and doesn't notice
+    it, has failed too: what it did may be half done.
     """
     if timeout is None:
         return attempt
@@ -24,8 +24,8 @@ def timed(attempt: Callable[[Given], Awaitable[object]], timeout: float | None) 
     async def attempt_in_time(given: Given) -> object:  # noqa: ASYNC910 - a checkpoint is up to the attempt
         with trio.move_on_after(timeout) as scope:
             result = await attempt(given)
-        if scope.cancel_called:
-            raise HandlerTimeoutError(f"the handler took longer than {timeout:g} s (handler_timeout)")
-        return result
+            if not scope.cancel_called:
+                return result
+        raise HandlerTimeoutError(f"the handler took longer than {timeout:g} s (handler_timeout)")
 
     return attempt_in_time

@@ -63,9 +63,7 @@ class Decoder:
         return record.decoded(key, value)
 
 
-def decoding(
-    handler: Handler, deserialize_key: Deserializer | None, deserialize_value: Deserializer | None
-) -> Handler:
+def decoding(handler: Handler, deserialize_key: Deserializer | None, deserialize_value: Deserializer | None) -> Handler:
     """Make a handler of raw records of one of deserialised ones; without deserialisers, they are the same."""
     if deserialize_key is None and deserialize_value is None:
         return handler

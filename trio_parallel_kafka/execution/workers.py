@@ -18,6 +18,7 @@ and such a worker enters a new one. A lane visit therefore costs no scope.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Final
@@ -163,6 +164,12 @@ class WorkerPool:
                     logger.warning(
                         "the handler of %r raised while it was cancelled", worker.lanes[0].head, exc_info=error
                     )
+                except trio.Cancelled as error:
+                    if trio.current_effective_deadline() > -math.inf:
+                        # It is an old one, kept and raised again; the nursery would swallow it, and all would stand.
+                        message = f"the handler of {worker.lanes[0].head!r} raised Cancelled, but nothing cancelled it"
+                        raise RuntimeError(message) from error
+                    raise
                 if worker.lanes:
                     visits.abandon(worker)
                     worker.lanes = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import attrs
@@ -36,6 +36,7 @@ _EXPLANATIONS: Final[dict[int, str]] = {
     ClientError._MSG_TIMED_OUT: f"not acknowledged within delivery_timeout; {_UNKNOWN}",
     ClientError._PURGE_QUEUE: "not sent before the producer ended",
     ClientError._PURGE_INFLIGHT: f"not acknowledged before the producer ended; {_UNKNOWN}",
+    ClientError._DESTROY: _UNKNOWN,
 }
 _SIZE_ERRORS: Final = frozenset({ClientError.MSG_SIZE_TOO_LARGE, ClientError.RECORD_LIST_TOO_LARGE})
 
@@ -69,13 +70,14 @@ class Refusal:
 class PendingDelivery:
     """A record that was handed to the client, made by :meth:`Producer.send_nowait`."""
 
-    __slots__ = ("_event", "_hearers", "_outcome", "_unheard")
+    __slots__ = ("_event", "_hearers", "_outcome", "_unheard", "_untold")
 
     def __init__(self) -> None:
         self._outcome: RecordMetadata | Refusal | None = None
         self._event: trio.Event | None = None
         self._hearers = 0
-        self._unheard: Unheard | None = None
+        self._unheard: Unheard | None = None  # where the failure is noted
+        self._untold: Callable[[], Unheard] | None = None  # where to note it, while nobody was told of it
 
     @property
     def is_settled(self) -> bool:
@@ -97,12 +99,18 @@ class PendingDelivery:
         return result_of(self)
 
 
-def settle(delivery: PendingDelivery, outcome: RecordMetadata | Refusal, unheard: Unheard) -> None:
-    """Let a delivery, and those who wait for it, know what became of the record."""
+def settle(delivery: PendingDelivery, outcome: RecordMetadata | Refusal, unheard_now: Callable[[], Unheard]) -> None:
+    """Let a delivery, and those who wait for it, know what became of the record.
+
+    Args:
+        delivery: of the record.
+        outcome: what became of it.
+        unheard_now: gives where to note a failure that nobody hears of.
+    """
     delivery._outcome = outcome
-    if isinstance(outcome, Refusal) and not delivery._hearers:
-        delivery._unheard = unheard
-        unheard.add(delivery, outcome)
+    if isinstance(outcome, Refusal):
+        delivery._untold = unheard_now
+        _note_unless_heard(delivery)
     if delivery._event is not None:
         delivery._event.set()
 
@@ -111,6 +119,7 @@ def result_of(delivery: PendingDelivery) -> RecordMetadata:
     """What became of a record, once that is known; a failure is raised."""
     if isinstance(delivery._outcome, RecordMetadata):
         return delivery._outcome
+    delivery._untold = None
     if delivery._unheard is not None:
         delivery._unheard.discard(delivery)
         delivery._unheard = None
@@ -129,12 +138,23 @@ async def wait_for_all(deliveries: Sequence[PendingDelivery], *, to_hear: bool =
         return
     for delivery in deliveries:
         delivery._hearers += to_hear
+    is_cancelled = True
     try:
         for delivery in deliveries:
             await _wait_settled(delivery)
+        is_cancelled = False
     finally:
         for delivery in deliveries:
             delivery._hearers -= to_hear
+            if is_cancelled:
+                _note_unless_heard(delivery)
+
+
+def _note_unless_heard(delivery: PendingDelivery) -> None:
+    """Note a failure that nobody was told of, nor waits to be."""
+    if delivery._untold is not None and delivery._unheard is None and not delivery._hearers:
+        delivery._unheard = delivery._untold()
+        delivery._unheard.add(delivery, cast("Refusal", delivery._outcome))
 
 
 async def _wait_settled(delivery: PendingDelivery) -> None:

@@ -30,6 +30,9 @@ logger: logging.Logger = logging.getLogger("trio_parallel_kafka.producer")
 POLL_TIMEOUT: Final = 0.05
 """Seconds that a poll may wait: there is no way to wake it, so the end of the block waits as long."""
 
+LAST_REPORTS: Final = 1.0
+"""Seconds for the reports of what a closing client gives up: the client makes them beside, within milliseconds."""
+
 CONNECT_SLICE: Final = 0.1
 """Seconds between two looks at what the client reports while the cluster is sought."""
 
@@ -143,8 +146,9 @@ class ReportThread:
         """Have the client give up what it still holds, and close it."""
         try:
             client.purge()
-            while client.poll(0):
-                pass
+            deadline = time.monotonic() + LAST_REPORTS
+            while len(client) and time.monotonic() < deadline:
+                client.poll(POLL_TIMEOUT)
         finally:
             self._hand_over()
             client.close()

@@ -309,7 +309,7 @@ class Sender:
         self._take_reports()
         for delivery, topic in self._outstanding.items():
             lost = ClientError(ClientError._DESTROY, "the client has ended without a word about it")  # noqa: SLF001
-            settle(delivery, Refusal(lost, topic), self._unheard)
+            settle(delivery, Refusal(lost, topic), self._unheard_now)
         self._outstanding.clear()
         self._opened.set()
         self._ended.set()
@@ -355,8 +355,11 @@ class Sender:
         while self._reports:
             for delivery, error, message in self._reports.popleft():
                 if self._outstanding.pop(delivery, None) is not None:  # else it was given up, and the client overran
-                    settle(delivery, self._outcome(error, message), self._unheard)
+                    settle(delivery, self._outcome(error, message), self._unheard_now)
         self._progress.unpark_all()
+
+    def _unheard_now(self) -> Unheard:
+        return self._unheard
 
     def _outcome(self, error: ClientError | None, message: Message) -> RecordMetadata | Refusal:
         if error is None:

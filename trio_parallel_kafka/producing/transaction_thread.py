@@ -5,7 +5,7 @@ Rules
 
 - A transaction is made in one go: begin, hand over all records, offsets, wait for acknowledgements, commit. Each
   blocking call is made in slices of :data:`SLICE` seconds, so that the end needs no longer; only the offsets take up to
-  ``socket.timeout.ms`` where the broker is frozen.
+  ``socket.timeout.ms`` where the broker is frozen, and about :data:`IDLE` where it has been restarted.
 - Once ``commit_transaction`` was called, nothing else may be called until it says how it went. So acknowledgements are
   waited for before.
 - What a broker may have taken for a commit is never aborted: the question is asked again until there is an answer.
@@ -67,6 +67,13 @@ PAUSE: Final = 0.02
 
 LAST_TRY: Final = 1.0
 """Seconds that a transaction gets to end once the thread is to stop."""
+
+IDLE: Final = 10.0
+"""Seconds without traffic after which the client closes a connection.
+
+Once the broker that was the group's coordinator has been restarted, ``send_offsets_to_transaction`` waits, whatever
+timeout it is given, for the connection that the client has dropped with it, and looks for the coordinator again only
+when another connection comes or goes (confluentinc/librdkafka issues 5456 and 5511). Idle ones do."""
 
 SLOW: Final = 10.0
 """Seconds after which, and at intervals of which, a transaction under way is logged."""
@@ -387,10 +394,13 @@ class TransactionThread:
 
 def _properties(given: Mapping[str, Any], transactional_id: str, transaction_timeout: float) -> dict[str, Any]:
     milliseconds = round(transaction_timeout * 1000)
+    idle = round(IDLE * 1000)
     return {
         **given,
         "transactional.id": transactional_id,
         "transaction.timeout.ms": milliseconds,
         "message.timeout.ms": min(milliseconds, int(given.get("message.timeout.ms", milliseconds))),
+        # 0, which would be never, won't do.
+        "connections.max.idle.ms": min(idle, int(given.get("connections.max.idle.ms", 0)) or idle),
         "delivery.report.only.error": True,  # who gets through has nothing to say
     }
