@@ -465,3 +465,38 @@ def test_client_is_let_go_quietly(answers: dict[str, deque[Answer]], caplog: pyt
     with caplog.at_level(logging.DEBUG):
         opened().close()
     assert caplog.text == ""
+
+
+# A call that doesn't return
+
+
+@pytest.fixture
+def stuck(answers: dict[str, deque[Answer]]) -> Iterator[threading.Event]:
+    """The client's next sending of offsets returns only when this is set."""
+    returned = threading.Event()
+    answers["offsets"].append(returned.wait)
+    yield returned
+    returned.set()
+
+
+def test_call_that_does_not_return(
+    stuck: threading.Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is left to it and replaced; the next aborts what was begun, and the same may be sent again."""
+    monkeypatch.setattr(transaction_thread, "OVERDUE", 0.1)
+    made = opened()
+    outcome = made.transact(transaction())
+    assert (outcome.ending, outcome_code(outcome)) == (Ending.ABORTED, ClientError.TRANSACTION_ABORTABLE)
+    assert [each.calls for each in StandIn.made] == [["init", "begin", "produce", "offsets"], ["init"]]
+    assert "didn't return from a call" in caplog.text
+    assert made.transact(transaction()).ending is Ending.COMMITTED
+
+
+def test_stopped_while_a_call_does_not_return(stuck: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end doesn't wait for it, nor does it touch the client any more."""
+    monkeypatch.setattr(transaction_thread, "LAST_TRY", 0.0)
+    made = opened()
+    made.stop()
+    assert made.transact(transaction()).ending is Ending.UNKNOWN
+    made.close()
+    assert StandIn.made[0].calls[-1] == "offsets"

@@ -41,6 +41,7 @@ from trio_parallel_kafka.errors import BrokerUnreachableError, ConfigError, Prod
 from trio_parallel_kafka.failures import as_error
 from trio_parallel_kafka.produced import ProducerRecord
 from trio_parallel_kafka.producing.arguments import produce_arguments
+from trio_parallel_kafka.producing.bounded_call import OverrunError, call_bounded
 from trio_parallel_kafka.producing.transaction_errors import (
     BROKEN,
     FOR_GOOD,
@@ -74,6 +75,9 @@ IDLE: Final = 10.0
 Once the broker that was the group's coordinator has been restarted, ``send_offsets_to_transaction`` waits, whatever
 timeout it is given, for the connection that the client has dropped with it, and looks for the coordinator again only
 when another connection comes or goes (confluentinc/librdkafka issues 5456 and 5511). Idle ones do."""
+
+OVERDUE: Final = 15.0
+"""Seconds after which the client is left to a call that doesn't return, and replaced by another."""
 
 SLOW: Final = 10.0
 """Seconds after which, and at intervals of which, a transaction under way is logged."""
@@ -200,6 +204,10 @@ class TransactionThread:
         except RefusedError:
             self._undo(local_error("a record was refused"))
             raise
+        except OverrunError:
+            logger.warning("the transactional client is replaced: it didn't return from a call for %.0f s", OVERDUE)
+            self._reopen()  # which aborts what the other one had begun
+            return Outcome(Ending.ABORTED, local_error("the client didn't return from a call"))
         except KafkaException as error:
             return self._undo(error.args[0])
         try:
@@ -221,8 +229,8 @@ class TransactionThread:
         self._usable.begin_transaction()
         for record in transaction.records:
             self._produce(record, transaction)
-        send = self._usable.send_offsets_to_transaction
-        while not self._succeeds(lambda timeout: send(offsets, transaction.group_metadata, timeout)):
+        send = functools.partial(self._usable.send_offsets_to_transaction, offsets, transaction.group_metadata)
+        while not self._succeeds(lambda timeout: self._outlast(functools.partial(send, timeout))):
             self._usable.poll(0)
             self._check(transaction)
         while self._usable.flush(SLICE):
@@ -258,6 +266,19 @@ class TransactionThread:
         if self._stopping.is_set():
             raise KafkaException(local_error("the consumer ended"))
         self._note_slow("waiting for acknowledgements")
+
+    def _outlast(self, call: Callable[[], object]) -> None:
+        """Make a call that has been seen not to return; then the client is left to it."""
+        try:
+            call_bounded(call, OVERDUE, lambda: self._stop_if_due("the client doesn't return from a call"))
+        except (OverrunError, Stopped):
+            self._client = None
+            raise
+
+    def _stop_if_due(self, waiting_for: str) -> None:
+        if self._stopping.is_set() and time.monotonic() > self._stopped_at + LAST_TRY:
+            raise Stopped
+        self._note_slow(waiting_for)
 
     def _undo(self, cause: ClientError, otherwise: Ending = Ending.ABORTED) -> Outcome:
         """Abort, so that nothing of it is seen; ``otherwise`` is how it ended if another client has to see to it."""
