@@ -188,9 +188,9 @@ class Controller:
         with trio.move_on_after(timeout):
             await self.pool.wait_until(lambda: self.pool.is_dry() or bool(self.failure))
         self.pool.halt()
-        late = self.pool.running()
-        for lane in late:
-            logger.warning("the handler of %r didn't end within shutdown_timeout and is cancelled", lane.head)
+        reason = "the consumer can't go on" if self.failure else "it didn't end within shutdown_timeout"
+        for lane in self.pool.running():
+            logger.warning("the handler of %r is cancelled: %s", lane.head, reason)
 
     async def leave(self) -> None:
         """Commit and let all partitions go; the caller bounds it.

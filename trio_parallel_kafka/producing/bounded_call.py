@@ -32,7 +32,7 @@ def call_bounded(call: Callable[[], object], bound: float, still_waiting: Callab
     def make() -> None:
         try:
             call()
-        except BaseException as error:  # noqa: BLE001 - carried to the caller
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - carried to the caller
             results.put(error)
         else:
             results.put(None)

@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -71,6 +72,8 @@ class ReportThread:
         self._reports: list[Report] = []
         self._trouble: ClientError | None = None
         self._is_stopping = False
+        self.flushing: int = 0
+        """How many wait for all that was sent: then nothing lingers in the hope of more. Set by the Trio side."""
 
     def stop(self) -> None:
         """End soon; the client isn't used any more. From any thread."""
@@ -86,7 +89,8 @@ class ReportThread:
         try:
             self._guarded(lambda: self._connect(client))
             while not self._is_stopping:
-                self._guarded(lambda: client.poll(POLL_TIMEOUT))
+                serve = client.flush if self.flushing else client.poll
+                self._guarded(functools.partial(serve, POLL_TIMEOUT))
                 self._hand_over()
         finally:
             self._close(client)

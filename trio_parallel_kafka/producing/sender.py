@@ -175,7 +175,11 @@ class Sender:
     async def flush(self) -> None:
         """Wait until it is known what became of all that was handed over before; raise what nobody else hears of."""
         self._usable_client()
-        await wait_for_all(tuple(self._outstanding), to_hear=False)
+        self._thread.flushing += 1
+        try:
+            await wait_for_all(tuple(self._outstanding), to_hear=False)
+        finally:
+            self._thread.flushing -= 1
         unheard, self._unheard = self._unheard, Unheard()
         error = unheard.as_error()
         if error is not None:
@@ -269,6 +273,7 @@ class Sender:
     async def close(self) -> None:
         """Have everything delivered, then close the client; each shielded, and bounded by ``close_timeout``."""
         self._is_closing = True
+        self._thread.flushing += 1
         try:
             with trio.move_on_after(self._config.close_timeout, shield=True):
                 while self._outstanding:
