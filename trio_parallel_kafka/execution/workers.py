@@ -168,7 +168,7 @@ class WorkerPool:
                     if trio.current_effective_deadline() > -math.inf:
                         # It is an old one, kept and raised again; the nursery would swallow it, and all would stand.
                         message = f"the handler of {worker.lanes[0].head!r} raised Cancelled, but nothing cancelled it"
-                        raise RuntimeError(message) from error
+                        raise RuntimeError(message) from error  # noqa: ASYNC104 - it cancels nothing
                     raise
                 if worker.lanes:
                     visits.abandon(worker)
