@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 
 from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, Record, parallel_consumer
 
@@ -73,6 +74,7 @@ class Leaver:
                 nursery.start_soon(pc.run, self.handle)
                 await self._command(b"go on")
                 self._go_on.set()
+                await trio.testing.wait_all_tasks_blocked(0.01)  # what waited for that has returned
                 await self._command(b"leave")
                 say(leaving=True)
                 match self._how:

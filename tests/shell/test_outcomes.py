@@ -376,3 +376,16 @@ async def test_dead_letter_of_a_record_without_a_key_may_wait(
     assert outbox.places == [(0, 0)]
     assert handle.attempts == []
     assert world.committed(P0) == 1
+
+
+@pytest.mark.parametrize("after", [-1.0, float("inf"), float("nan")])
+def test_time_that_cannot_be_waited_for(after: float) -> None:
+    """Whoever asks for another attempt has to say when, in seconds."""
+    with pytest.raises(ValueError, match="seconds from 0 on"):
+        Retry(after)
+
+
+@pytest.mark.parametrize(("outcome", "says"), [(Retry(), "another attempt"), (Retry(2.5), "attempt after 2.5 s")])
+def test_asking_again_says_so(outcome: Retry, says: str) -> None:
+    """A dead letter's headers, and a log, tell what the handler asked for."""
+    assert str(outcome).endswith(says)

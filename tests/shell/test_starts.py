@@ -74,6 +74,21 @@ async def test_start_is_tried_again(autojump_clock: MockClock, world: World, cal
         assert sorted(handle.offsets(P0)) == [0, 1, 2]
 
 
+async def test_partition_that_is_lost_while_its_start_is_looked_for(autojump_clock: MockClock, world: World) -> None:
+    """What is found out for an assignment that has ended meanwhile starts nothing."""
+    world.broker.produce(P0, ["a"])
+    world.broker.errors["committed"].append(error(NO_ANSWER))
+    handle = Handling()
+    async with world.consuming(handle) as pc:
+        await trio.sleep(0.5)
+        world.broker.delays["offset_range"] = 3.0
+        await trio.sleep(1)
+        await world.client.rebalance(lose=[P0])
+        await trio.sleep(5)
+        assert P0 not in [(each.topic, each.partition) for each in pc.statistics().partitions]
+    assert not handle.started
+
+
 async def test_missing_acl_ends_the_consumer(autojump_clock: MockClock, world: World) -> None:
     """An answer that trying again can't change ends the consumer with an error that says what is missing."""
     world.broker.errors["committed"].append(error(ClientError.GROUP_AUTHORIZATION_FAILED))
