@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import sys
 import time
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, cimpl
+from config.known_names import names_that_text_can_set
+from confluent_kafka import Consumer, KafkaException
 from hypothesis import given, strategies as st
 
 from trio_parallel_kafka.config import ConsumerConfig
@@ -316,16 +316,7 @@ def test_patterns_are_judged_by_who_reads_them(pattern: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="on Linux, the binding's library gives access to librdkafka's")
 def test_the_known_names_are_those_of_librdkafka(tmp_path: Path) -> None:
     """Every name that is proposed exists, and none that text can set is missing."""
-    listing = tmp_path / "properties"
-    client_library, c_library = ctypes.CDLL(cimpl.__file__), ctypes.CDLL(None)
-    c_library.fopen.restype = ctypes.c_void_p
-    stream = ctypes.c_void_p(c_library.fopen(bytes(listing), b"w"))
-    client_library.rd_kafka_conf_properties_show(stream)
-    c_library.fclose(stream)
-    rows = [line.split("|") for line in listing.read_text(encoding="utf-8").splitlines() if line.count("|") > 4]
-    of_consumers = {row[0].strip() for row in rows if row[1].strip() in {"*", "C"}}
-    objects = {name for name in of_consumers if "_" in name} - {"enabled_events", "log_level"}
-    assert of_consumers - objects - {"opaque", "interceptors", "builtin.features"} == PROPERTY_NAMES
+    assert names_that_text_can_set("C", tmp_path / "properties") == PROPERTY_NAMES
 
 
 @given(

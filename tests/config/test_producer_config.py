@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import attrs
 import pytest
-from confluent_kafka import Producer, cimpl
+from config.known_names import names_that_text_can_set
+from confluent_kafka import Producer
 
 from trio_parallel_kafka.config import ProducerConfig
 from trio_parallel_kafka.config.producer import producer_for, producer_properties
@@ -172,13 +172,4 @@ def test_a_producer_for_a_consumer() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="on Linux, the binding's library gives access to librdkafka's")
 def test_the_known_names_are_those_of_librdkafka(tmp_path: Path) -> None:
     """Every name that is proposed exists, and none that text can set is missing."""
-    listing = tmp_path / "properties"
-    client_library, c_library = ctypes.CDLL(cimpl.__file__), ctypes.CDLL(None)
-    c_library.fopen.restype = ctypes.c_void_p
-    stream = ctypes.c_void_p(c_library.fopen(bytes(listing), b"w"))
-    client_library.rd_kafka_conf_properties_show(stream)
-    c_library.fclose(stream)
-    rows = [line.split("|") for line in listing.read_text(encoding="utf-8").splitlines() if line.count("|") > 4]
-    of_producers = {row[0].strip() for row in rows if row[1].strip() in {"*", "P"}}
-    objects = {name for name in of_producers if "_" in name} - {"enabled_events", "log_level"}
-    assert of_producers - objects - {"opaque", "interceptors", "builtin.features"} == PRODUCER_PROPERTY_NAMES
+    assert names_that_text_can_set("P", tmp_path / "properties") == PRODUCER_PROPERTY_NAMES

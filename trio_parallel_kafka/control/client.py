@@ -7,7 +7,7 @@ until it is answered by ``reply``; meanwhile the calls below are served, so that
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 from confluent_kafka import KafkaError as ClientError, Message
@@ -15,6 +15,9 @@ from confluent_kafka import KafkaError as ClientError, Message
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.statistics import PollStatistics
+
+MISSING_TOPIC_PATIENCE: Final = 2.0
+"""Seconds for which a topic may be missing at the start: one just made takes a moment to be known."""
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ from trio_parallel_kafka.config.librdkafka import is_c_text, uses_consumer_proto
 from trio_parallel_kafka.config.policies import DEAD_LETTER_SUFFIX
 from trio_parallel_kafka.config.subscription import is_pattern, reader_of
 from trio_parallel_kafka.config.wording import Problem
-from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.client import MISSING_TOPIC_PATIENCE, Client
 from trio_parallel_kafka.control.failure_policy import buries
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.errors import (
@@ -43,9 +43,6 @@ MAX_TEXT: Final = 2_000
 
 MAX_TRACEBACK: Final = 16_000
 """Bytes of the traceback; its end is kept, which says most."""
-
-MISSING_TOPIC_PATIENCE: Final = 2.0
-"""Seconds for which a topic may be missing at the start: one just made takes a moment to be known."""
 
 ORIGINAL_TOPIC: Final = "kafka_dlt-original-topic"
 ORIGINAL_PARTITION: Final = "kafka_dlt-original-partition"

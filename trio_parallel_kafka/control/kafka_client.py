@@ -27,7 +27,15 @@ from trio_parallel_kafka.config.librdkafka import (
     rebalance_is_incremental,
     uses_consumer_protocol,
 )
-from trio_parallel_kafka.control.client import Committed, Event, Failed, Fetched, StartAt, Trouble
+from trio_parallel_kafka.control.client import (
+    MISSING_TOPIC_PATIENCE,
+    Committed,
+    Event,
+    Failed,
+    Fetched,
+    StartAt,
+    Trouble,
+)
 from trio_parallel_kafka.control.poll_thread import CommitResults, PollSettings, PollThread
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
@@ -47,9 +55,6 @@ logger: logging.Logger = logging.getLogger("trio_parallel_kafka.client")
 
 REQUEST_TIMEOUT: Final = 3.0
 """Seconds that one question to the broker may take; the poll thread waits as long."""
-
-MISSING_TOPIC_PATIENCE: Final = 2.0
-"""Seconds for which a topic may be missing at the start: one just made takes a moment to be known."""
 
 T = TypeVar("T")
 

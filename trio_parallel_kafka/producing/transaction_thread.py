@@ -270,15 +270,19 @@ class TransactionThread:
     def _outlast(self, call: Callable[[], object]) -> None:
         """Make a call that has been seen not to return; then the client is left to it."""
         try:
-            call_bounded(call, OVERDUE, lambda: self._stop_if_due("the client doesn't return from a call"))
+            call_bounded(call, OVERDUE, self._look_at_overdue)
         except (OverrunError, Stopped):
             self._client = None
             raise
 
-    def _stop_if_due(self, waiting_for: str) -> None:
+    def _look_at_overdue(self) -> None:
+        self._raise_if_over()
+        self._note_slow("the client doesn't return from a call")
+
+    def _raise_if_over(self) -> None:
+        """Once the consumer has ended, go on for no longer than the last try may take."""
         if self._stopping.is_set() and time.monotonic() > self._stopped_at + LAST_TRY:
             raise Stopped
-        self._note_slow(waiting_for)
 
     def _undo(self, cause: ClientError, otherwise: Ending = Ending.ABORTED) -> Outcome:
         """Abort, so that nothing of it is seen; ``otherwise`` is how it ended if another client has to see to it."""
@@ -294,8 +298,7 @@ class TransactionThread:
     def _repeat(self, call: Callable[[float], object]) -> None:
         """Make a call until it succeeds, or fails for another reason than time."""
         while not self._succeeds(call):
-            if self._stopping.is_set() and time.monotonic() > self._stopped_at + LAST_TRY:
-                raise Stopped
+            self._raise_if_over()
 
     def _succeeds(self, call: Callable[[float], object]) -> bool:
         """Make a call; ``False``: it is to be made again, for it needs more time."""
