@@ -29,7 +29,7 @@ BUDGETS: Final = {
 
 PYTHONS: Final = ["3.11", "3.12", "3.13"]
 PACKAGE: Final = "trio_parallel_kafka"
-EXTRAS: Final = ".[cli,dotenv,zstd]"
+EXTRAS: Final = ".[cli,dotenv,process,zstd]"
 # One file for each process that ran under coverage, named after its session.
 COVERAGE_DATA: Final = Path(".nox", ".measured").absolute()
 IN_CI: Final = bool(os.environ.get("CI"))

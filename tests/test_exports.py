@@ -20,13 +20,13 @@ PROMISED = {
     *("parallel_consumer", "ParallelConsumer", "ConsumerConfig", "Ordering", "Record", "BatchScope"),
     *("RetryPolicy", "OnFailure", "DeadLetterConfig", "BreakerPolicy", "Delivery", "Retry", "Skip", "DeadLetter"),
     *("open_producer", "Producer", "ProducerConfig", "ProducerRecord", "RecordMetadata", "PendingDelivery"),
-    *("Inline", "InThread"),
+    *("Inline", "InThread", "ExecutionMode", "ExecutionEngine", "Execute", "Attempt", "EngineStatistics"),
     *("ConsumerStatistics", "PartitionStatistics", "OldestRecord", "PollStatistics", "Totals"),
     *("ParallelKafkaError", "ConfigError", "KafkaError", "BrokerUnreachableError", "AuthenticationError"),
     *("AuthorizationError", "TopicNotFoundError", "OffsetResetError", "CommitError", "CloseTimeoutError"),
     *("InvalidHandlerError", "ConsumerClosedError", "ConsumerBusyError", "InvalidResultError", "HandlerTimeoutError"),
     *("HandlerStuckError", "SerializationError", "DeliveryError", "RecordTooLargeError", "DeadLetterError"),
-    *("ProducerFencedError", "ProducerClosedError"),
+    *("ProducerFencedError", "ProducerClosedError", "WorkerDiedError", "WorkerStartError"),
 }
 EXPORTED = {
     name: value

@@ -5,6 +5,7 @@ from trio_parallel_kafka.config import (
     ConsumerConfig as ConsumerConfig,
     DeadLetterConfig as DeadLetterConfig,
     Delivery as Delivery,
+    ExecutionMode as ExecutionMode,
     OnFailure as OnFailure,
     Ordering as Ordering,
     ProducerConfig as ProducerConfig,
@@ -38,6 +39,13 @@ from trio_parallel_kafka.errors import (
     RecordTooLargeError as RecordTooLargeError,
     SerializationError as SerializationError,
     TopicNotFoundError as TopicNotFoundError,
+    WorkerDiedError as WorkerDiedError,
+    WorkerStartError as WorkerStartError,
+)
+from trio_parallel_kafka.execution.engine import (
+    Attempt as Attempt,
+    Execute as Execute,
+    ExecutionEngine as ExecutionEngine,
 )
 from trio_parallel_kafka.outcomes import DeadLetter as DeadLetter, Retry as Retry, Skip as Skip
 from trio_parallel_kafka.produced import ProducerRecord as ProducerRecord, RecordMetadata as RecordMetadata
@@ -47,6 +55,7 @@ from trio_parallel_kafka.record import Record as Record
 from trio_parallel_kafka.serialization import Inline as Inline, InThread as InThread
 from trio_parallel_kafka.statistics import (
     ConsumerStatistics as ConsumerStatistics,
+    EngineStatistics as EngineStatistics,
     OldestRecord as OldestRecord,
     PartitionStatistics as PartitionStatistics,
     PollStatistics as PollStatistics,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import functools
-import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -27,11 +25,12 @@ from trio_parallel_kafka.errors import (
     ConsumerBusyError,
     ConsumerClosedError,
     HandlerStuckError,
-    InvalidHandlerError,
     KafkaError,
     ParallelKafkaError,
 )
 from trio_parallel_kafka.execution.batches import BatchHandler
+from trio_parallel_kafka.execution.engine import AnyHandler, Execute, ExecutionEngine
+from trio_parallel_kafka.execution.engines import engine_of
 from trio_parallel_kafka.execution.visits import Handler, Visits
 from trio_parallel_kafka.failures import add_notes, is_cancellation, is_only
 from trio_parallel_kafka.record import Record
@@ -60,12 +59,17 @@ class ParallelConsumer:
         self._config: Final = config
         self._controller: Final = controller
         self._client: Final = client
+        self._engine = engine_of(config)
         self._state = State.OPEN
         self._scope: Final = trio.CancelScope()
         self._has_ended: Final = trio.Event()
 
     async def run(  # noqa: ASYNC128 - _announce() says started
-        self, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        handler: Handler | AnyHandler | str,
+        *,
+        engine: ExecutionEngine | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Handle records until :meth:`stop` has drained, a handler fails, or it is cancelled.
 
@@ -74,17 +78,21 @@ class ParallelConsumer:
         stopped before that.
 
         Args:
-            handler: an async function of one :class:`Record`. Its return completes the record. It may return a
-                :class:`ProducerRecord` or several: then the record completes when the broker has acknowledged them.
+            handler: a function of one :class:`Record`, or its name, ``"module:function"``. ``execution_mode`` says
+                where it runs, and of which kind it is: async (``async``), plain (``thread``), either (``process``).
+                Its return completes the record. It may return a :class:`ProducerRecord` or several: then the record
+                completes when the broker has acknowledged them.
                 What it raises follows the failure policy (``retry``, ``on_failure``), unless it is :class:`Retry`,
                 :class:`Skip` or :class:`DeadLetter`, by which it decides itself.
+            engine: what runs the handler, in place of what ``execution_mode`` names.
             task_status: for ``nursery.start``.
 
         **Ordering.** Records of one key (see ``ordering`` and ``key_of``) are handled one after another, in the
         order of their offsets; all others at once, up to ``max_concurrency``.
 
         **Cancellation.** Handlers are cancelled at once. A handler whose partition is taken away is cancelled after
-        ``revoke_grace``, or at once if the partition was lost; its record is handled again by the new owner.
+        ``revoke_grace``, or at once if the partition was lost; its record is handled again by the new owner. A thread
+        can't be cancelled: it is waited for where its lane, or this consumer, would go on. A worker process is killed.
 
         Raises:
             ExceptionGroup: handlers failed for good. It holds their exceptions, each with a note that names topic,
@@ -95,20 +103,22 @@ class ParallelConsumer:
             KafkaError: the client can't go on, or the last commit failed; a subclass says more.
             HandlerStuckError: handlers didn't react to their cancellation. All else was committed and let go in time;
                 this left when they returned.
-            InvalidHandlerError: ``handler`` isn't an async function.
+            InvalidHandlerError: ``handler`` isn't a function that the mode can run.
+            WorkerStartError: worker processes can't begin: the handler can't be imported, ``worker_initializer``
+                fails, or they die before they handle anything.
             ConsumerBusyError: ``run`` was called before.
             ConsumerClosedError: the block has ended, or ends before ``run`` does.
         """
-        _check_handler(handler, "one record")
-        await self._run(lambda: self._controller.handling.records(handler), task_status)
+        await self._run(handler, engine, self._controller.handling.records, task_status)
 
     async def run_batches(  # noqa: ASYNC128 - as in run()
         self,
-        handler: BatchHandler,
+        handler: BatchHandler | AnyHandler | str,
         *,
         max_size: int = 100,
         linger: float = 0.0,
         scope: BatchScope | Literal["key", "partition", "any"] = BatchScope.PARTITION,
+        engine: ExecutionEngine | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Handle batches of records; in all else like :meth:`run`.
@@ -118,10 +128,10 @@ class ParallelConsumer:
         that are handled at once.
 
         Args:
-            handler: an async function of a tuple of records. It returns nothing if all of them are done, or a sequence
-                with one outcome for each: ``None`` or what is to be sent (it is done), or an instance of
-                :class:`Retry`, :class:`Skip`, :class:`DeadLetter` or any other exception (it failed with that). If it
-                raises, all have failed. Each failure follows the failure policy, and records that are tried again come
+            handler: as for :meth:`run`, but a function of a tuple of records. It returns nothing if all of them are
+                done, or a sequence with one outcome for each: ``None`` or what is to be sent (it is done), or an
+                instance of :class:`Retry`, :class:`Skip`, :class:`DeadLetter` or any other exception (it failed with
+                that). If it raises, all have failed. Each failure follows the failure policy, and records that are tried again come
                 in a later batch. What the handler had together with them isn't held back; later records of their keys
                 are.
             max_size: records in a batch at most.
@@ -130,13 +140,13 @@ class ParallelConsumer:
             scope: what the records of one batch have in common: their ``key`` (and partition), their ``partition``,
                 or nothing (``any``). If a batch of ``any`` is cancelled because one of its partitions is taken away,
                 its other records are handled again.
+            engine: as for :meth:`run`.
             task_status: for ``nursery.start``.
 
         Raises:
             ValueError: ``max_size`` isn't a whole number from 1 on, ``linger`` isn't seconds from 0 on, or ``scope`` is
                 none of the three.
         """
-        _check_handler(handler, "a tuple of records")
         size: Any = max_size  # whatever its type says
         if not isinstance(size, int) or size < 1 or not 0 <= linger < math.inf:
             message = (
@@ -147,16 +157,28 @@ class ParallelConsumer:
             message = f"scope must be one of {', '.join(BatchScope)}, is {scope!r}"
             raise ValueError(message)
         options: Any = {"size": size, "scope": BatchScope(scope), "linger": linger}
-        await self._run(lambda: self._controller.batches(handler, **options), task_status)
+        await self._run(handler, engine, lambda execute: self._controller.batches(execute, **options), task_status)
 
     async def _run(  # noqa: ASYNC128, ASYNC910 - _announce() says started; whatever ends it, leaving waits
-        self, visits: Callable[[], Visits], task_status: trio.TaskStatus[None]
+        self,
+        handler: AnyHandler | str,
+        engine: ExecutionEngine | None,
+        visits: Callable[[Execute], Visits],
+        task_status: trio.TaskStatus[None],
     ) -> None:
+        engine = engine or self._engine
+        opened = engine.open(handler)
         self._begin()
+        self._engine = engine
         problems: list[ParallelKafkaError] = []
         try:
             with self._scope:
-                await self._serve(visits(), task_status, problems)
+                try:
+                    async with opened as execute:
+                        await self._serve(visits(execute), task_status, problems)
+                finally:
+                    if self._state is State.RUNNING:  # the engine couldn't be opened
+                        await self._leave(problems)  # noqa: ASYNC102 - it shields and bounds itself
         except BaseException as error:  # noqa: ASYNC103 - a cancellation gives way to what there is to say
             if not is_cancellation(error) or not (problems or self._controller.outcome):
                 add_notes(error, problems)
@@ -215,7 +237,9 @@ class ParallelConsumer:
 
     def statistics(self) -> ConsumerStatistics:
         """What can be said about the consumer at this moment; also after its end."""
-        return take_snapshot(self._state.value, self._config.max_concurrency, self._controller, self._client)
+        return take_snapshot(
+            self._state.value, self._config.max_concurrency, self._controller, self._client, self._engine
+        )
 
     def _begin(self) -> None:
         if self._state is State.CLOSED:
@@ -364,19 +388,6 @@ async def _controlled(
 
 def _partitions(given: Iterable[tuple[str, int]] | None) -> list[TopicPartition] | None:
     return None if given is None else [TopicPartition(topic, partition) for topic, partition in given]
-
-
-def _check_handler(handler: Callable[..., object], what: str) -> None:
-    function: object = handler
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - its kind matters
-        return
-    message = (
-        f"the handler has to be an async function of {what} (async def handle(...): ...), not {handler!r}; call "
-        "blocking code in it by `await trio.to_thread.run_sync(function, argument)`"
-    )
-    raise InvalidHandlerError(message)
 
 
 def _stuck_error(lanes: Sequence[Lane[Record]]) -> HandlerStuckError:

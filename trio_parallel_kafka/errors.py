@@ -101,7 +101,7 @@ class CloseTimeoutError(KafkaError):
 
 
 class InvalidHandlerError(ParallelKafkaError, TypeError):
-    """The handler isn't an async function."""
+    """The handler can't be called: it is of the wrong kind, or can't be imported, or not be sent to a process."""
 
 
 class InvalidResultError(ParallelKafkaError, TypeError):
@@ -110,6 +110,14 @@ class InvalidResultError(ParallelKafkaError, TypeError):
 
 class HandlerTimeoutError(ParallelKafkaError, trio.TooSlowError):
     """An attempt took longer than ``handler_timeout``."""
+
+
+class WorkerDiedError(ParallelKafkaError):
+    """The worker process that handled the record died: killed, out of memory, or by a crash of what it called."""
+
+
+class WorkerStartError(ParallelKafkaError):
+    """A worker process can't begin: its handler can't be imported, its initializer fails, or it dies at once."""
 
 
 class HandlerStuckError(ParallelKafkaError):

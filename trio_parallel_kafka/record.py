@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeAlias, cast
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Message
@@ -161,6 +162,12 @@ class Record(Generic[K_co, V_co]):
         record._value = value
         return record
 
+    def __reduce__(self) -> tuple[Callable[..., Record[Any, Any]], tuple[Any, ...]]:
+        message = self._message
+        place = (message.topic(), message.partition(), self._offset)
+        content = (message.key(), message.value(), message.headers(), message.timestamp())
+        return _rebuilt, (place, content, self._attempt, self._assignment_epoch, self._received_at)
+
     def __repr__(self) -> str:
         return (
             f"<Record {self.topic}[{self.partition}]@{self.offset} key={self.raw_key!r} "
@@ -184,6 +191,10 @@ class _Decoded(Record[K_co, V_co]):
     def value(self) -> V_co:
         return self._value
 
+    def __reduce__(self) -> tuple[Callable[..., Record[Any, Any]], tuple[Any, ...]]:
+        _, raw = super().__reduce__()
+        return _rebuilt_decoded, (self._key, self._value, *raw)
+
 
 # ruff: noqa: SLF001 - its second constructor
 def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
@@ -204,6 +215,24 @@ def next_attempt(record: Record) -> Record:
     again: Record = _copied(record, Record)
     again._attempt = record._attempt + 1
     return again
+
+
+def _rebuilt(
+    place: tuple[str, int, int], content: Any, attempt: int, assignment_epoch: int, received_at: float
+) -> Record:
+    """What a pickle of a record calls."""
+    topic, partition, offset = place
+    key, value, headers, timestamp = content
+    message = Message(
+        topic=topic, partition=partition, offset=offset, key=key, value=value, headers=headers, timestamp=timestamp
+    )
+    record = wrap(message, assignment_epoch, received_at)
+    record._attempt = attempt
+    return record
+
+
+def _rebuilt_decoded(key: Any, value: Any, *raw: Any) -> Record[Any, Any]:
+    return _rebuilt(*raw).decoded(key, value)
 
 
 def _copied(record: Record[Any, Any], kind: type[Copied]) -> Copied:

@@ -23,6 +23,30 @@ class PollStatistics:
 
 
 @attrs.frozen
+class EngineStatistics:
+    """What runs the handlers.
+
+    Attributes:
+        mode: ``"async"``, ``"thread"``, ``"process"``, or how an engine of one's own calls itself.
+        busy: threads, or worker processes, that are at work now.
+        waiting: records that wait for a free worker process.
+        abandoned: handlers that were given up, because their time was over or their partition taken away, but go on
+            in their threads; nothing of their lanes starts before they have ended.
+        died: worker processes that ended by themselves, or were killed by others.
+        killed: worker processes killed to end a handler that was given up.
+        retired: worker processes replaced because of ``max_tasks_per_worker`` or ``max_worker_memory``.
+    """
+
+    mode: str = "async"
+    busy: int = 0
+    waiting: int = 0
+    abandoned: int = 0
+    died: int = 0
+    killed: int = 0
+    retired: int = 0
+
+
+@attrs.frozen
 class OldestRecord:
     """The record that holds a partition's position.
 
@@ -134,6 +158,7 @@ class ConsumerStatistics:
         partitions: the partitions assigned now, in order.
         held: why no handler is started at all: ``"paused"``, ``"circuit open"``, ``"stopping"``.
         last_error: the last trouble that the client reported, or ``None``.
+        engine: how what runs the handlers gets on.
     """
 
     state: str
@@ -146,3 +171,4 @@ class ConsumerStatistics:
     partitions: tuple[PartitionStatistics, ...]
     held: tuple[str, ...]
     last_error: str | None
+    engine: EngineStatistics = EngineStatistics()

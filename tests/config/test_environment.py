@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from trio_parallel_kafka.config import (
     BreakerPolicy,
     ConsumerConfig,
     DeadLetterConfig,
+    ExecutionMode,
     Ordering,
     ProducerConfig,
     RetryPolicy,
@@ -55,6 +57,12 @@ def test_every_field_has_its_variable() -> None:
         "topics": "a,b",
         "ordering": "unordered",
         "max_concurrency": "1e3",
+        "execution_mode": "process",
+        "process_workers": "3",
+        "worker_initializer": "gc:collect",
+        "max_tasks_per_worker": "1e4",
+        "max_worker_memory": "1000000000",
+        "worker_start_method": "forkserver",
         "key_of": "math:sqrt",
         "max_buffered_records": "7",
         "max_buffered_bytes": "8",
@@ -106,6 +114,12 @@ def test_every_field_has_its_variable() -> None:
         topics=["a", "b"],
         ordering=Ordering.UNORDERED,
         max_concurrency=1000,
+        execution_mode=ExecutionMode.PROCESS,
+        process_workers=3,
+        worker_initializer=gc.collect,
+        max_tasks_per_worker=10_000,
+        max_worker_memory=1_000_000_000,
+        worker_start_method="forkserver",
         key_of=functions.sqrt,
         max_buffered_records=7,
         max_buffered_bytes=8,

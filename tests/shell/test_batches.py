@@ -161,8 +161,8 @@ async def test_misuse(autojump_clock: MockClock, world: World) -> None:
     world.broker.produce(P0, "ab")
     handler = Batches()
     async with parallel_consumer(world.config()) as pc:
-        with pytest.raises(InvalidHandlerError, match="a tuple of records"):
-            await pc.run_batches(lambda _records: None)  # type: ignore[arg-type,return-value]
+        with pytest.raises(InvalidHandlerError, match="has to be an async function"):
+            await pc.run_batches(lambda _records: None)
         for options in (
             {"max_size": 0},
             {"max_size": 2.5},

@@ -12,6 +12,7 @@ from trio_parallel_kafka import Record
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.member import Member
+from trio_parallel_kafka.execution.attempts import GivenUp
 from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.settling import Settler
@@ -60,6 +61,7 @@ class Stage:
             probing=Probing(broken, broken),
             on_progress=broken,
             clock=CoarseClock(),
+            given_up=GivenUp(),
         )
 
     async def run(self, handler: Handler) -> None:

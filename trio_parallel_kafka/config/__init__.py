@@ -7,6 +7,7 @@ from trio_parallel_kafka.config.policies import (
     BreakerPolicy as BreakerPolicy,
     DeadLetterConfig as DeadLetterConfig,
     Delivery as Delivery,
+    ExecutionMode as ExecutionMode,
     OnFailure as OnFailure,
     RetryPolicy as RetryPolicy,
 )

@@ -12,7 +12,14 @@ from confluent_kafka.serialization import SerializationContext
 
 from trio_parallel_kafka.config import loading
 from trio_parallel_kafka.config.converters import as_properties, as_servers, is_texts
-from trio_parallel_kafka.config.policies import BreakerPolicy, DeadLetterConfig, Delivery, OnFailure, RetryPolicy
+from trio_parallel_kafka.config.policies import (
+    BreakerPolicy,
+    DeadLetterConfig,
+    Delivery,
+    ExecutionMode,
+    OnFailure,
+    RetryPolicy,
+)
 from trio_parallel_kafka.config.producer import ProducerConfig
 from trio_parallel_kafka.config.properties import PropertyValue
 from trio_parallel_kafka.config.validation import find_problems
@@ -22,11 +29,14 @@ from trio_parallel_kafka.record import Record
 KeyOf: TypeAlias = Callable[[Record], Hashable | None]
 Deserializer: TypeAlias = Callable[[bytes | None, SerializationContext], Any]
 OffsetReset: TypeAlias = Literal["earliest", "latest", "none"]
+StartMethod: TypeAlias = Literal["spawn", "forkserver"]
 
 PREFIX: Final = "PARALLEL_CONSUMER_"
 """What the environment variables of a consumer begin with."""
 
 TOML_TABLES: Final = ("trio-parallel-kafka", "tool.trio-parallel-kafka")
+
+_INSTANCE_ID: Final = "group.instance.id"
 
 _RESET_SPELLINGS: dict[str, OffsetReset] = {
     "smallest": "earliest",
@@ -72,6 +82,10 @@ def _delivery(given: Delivery | str) -> Delivery:
     return Delivery(given) if given in list(Delivery) else cast("Delivery", given)
 
 
+def _execution_mode(given: ExecutionMode | str) -> ExecutionMode:
+    return ExecutionMode(given) if given in list(ExecutionMode) else cast("ExecutionMode", given)
+
+
 def _offset_reset(given: str) -> OffsetReset:
     if not isinstance(given, str):
         return given
@@ -109,6 +123,32 @@ class ConsumerConfig:
     max_concurrency: int = 256
     """Handlers that may run at the same time. Default 256. More hides more waiting, and asks more of what the
     handlers call."""
+
+    execution_mode: ExecutionMode = attrs.field(default=ExecutionMode.ASYNC, converter=_execution_mode)
+    """Where handlers run: ``async`` (default) in the consumer's own loop, ``thread`` in up to
+    :attr:`max_concurrency` threads, ``process`` in :attr:`process_workers` processes. The first is for handlers that
+    wait, the second for blocking libraries, the third for what keeps a core busy."""
+
+    process_workers: int | None = None
+    """Worker processes in ``process`` mode. Default ``None``: as many as there are cores that this process may use.
+    :attr:`max_concurrency` bounds what is handed to all of them at once, what waits for one of them included."""
+
+    worker_initializer: Callable[[], object] | None = None
+    """A function that each worker process calls before its first record: to load a model, to open connections.
+    Default ``None``. It has to be one that a module holds by its name."""
+
+    max_tasks_per_worker: int | None = None
+    """Records (or batches) after which a worker process is replaced by a new one, against what leaks. Default
+    ``None``: never. What it has in hand by then is finished first."""
+
+    max_worker_memory: int | None = None
+    """Bytes of resident memory above which a worker process is replaced in the same way. Default ``None``: no
+    bound."""
+
+    worker_start_method: StartMethod = "spawn"
+    """How worker processes come into being: ``spawn`` (default) starts each from nothing, ``forkserver`` forks them
+    off a process that stays, which is faster where workers are replaced often. A running process is never forked:
+    its threads would be missing in the copy."""
 
     key_of: KeyOf | None = None
     """What orders a record, instead of its key: a function from the record to something hashable, or to
@@ -207,6 +247,28 @@ class ConsumerConfig:
         problems = find_problems(self)
         if problems:
             raise ConfigError(problems)
+
+    def for_member(self, index: int) -> Self:
+        """The configuration of one member of a fleet, whose identities are this one's with ``-<index>`` appended.
+
+        These are :attr:`transactional_id` and the librdkafka property ``group.instance.id``, as far as they are set:
+        one for each member, the same after a restart. ``trio-parallel-kafka run`` makes its members' configurations so.
+
+        Args:
+            index: the member's number, different from that of every other member of the group; from 0 on.
+
+        Raises:
+            ValueError: ``index`` is below 0.
+        """
+        if index < 0:
+            message = f"a member's index is a number from 0 on, is {index!r}"
+            raise ValueError(message)
+        identities: dict[str, Any] = {}
+        if self.transactional_id is not None:
+            identities["transactional_id"] = f"{self.transactional_id}-{index}"
+        if _INSTANCE_ID in self.kafka:
+            identities["kafka"] = {**self.kafka, _INSTANCE_ID: f"{self.kafka[_INSTANCE_ID]}-{index}"}
+        return attrs.evolve(self, **identities)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

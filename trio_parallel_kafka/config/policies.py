@@ -57,6 +57,19 @@ class Delivery(enum.StrEnum):
     of go into one transaction."""
 
 
+class ExecutionMode(enum.StrEnum):
+    """Where handlers run."""
+
+    ASYNC = "async"
+    """Async functions, in Trio tasks of the consumer's own loop: for handlers that wait."""
+
+    THREAD = "thread"
+    """Plain functions, in threads: for blocking libraries."""
+
+    PROCESS = "process"
+    """Plain or async functions, in worker processes: for what keeps a core busy."""
+
+
 def _retry_on(given: Any) -> RetryOn:
     if isinstance(given, type):
         return cast("RetryOn", (given,))

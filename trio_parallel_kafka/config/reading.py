@@ -97,11 +97,16 @@ READERS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
         "kafka": flat,
         "key_of": _function,
         "max_attempts": _number_of_times,
+        "max_tasks_per_worker": _number_of_times,
+        "max_worker_memory": _number_of_times,
         "on_dead_letter_failure": lambda value: value,
+        "process_workers": _number_of_times,
         "retry_on": _functions,
         "serialize_key": _function,
         "serialize_value": _function,
         "topic": _topic,
+        "worker_initializer": _function,
+        "worker_start_method": lambda value: value,
     }
 )
 """How fields are read whose type doesn't say it all, by their names."""

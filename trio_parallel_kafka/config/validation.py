@@ -116,6 +116,12 @@ FIELD_CHECKS: Final[FieldChecks] = MappingProxyType(
         "topics": _topics,
         "ordering": one_of("key", "partition", "unordered"),
         "max_concurrency": count,
+        "execution_mode": one_of("async", "thread", "process"),
+        "process_workers": optional(count, "one for each core"),
+        "worker_initializer": optional(function_of("nothing", must_not_wait="it may block instead"), "none"),
+        "max_tasks_per_worker": optional(count, "no bound"),
+        "max_worker_memory": optional(count, "no bound"),
+        "worker_start_method": one_of("spawn", "forkserver"),
         "key_of": optional(
             function_of("a record", must_not_wait="a record is put into its lane before anything can wait"),
             "the record's key",

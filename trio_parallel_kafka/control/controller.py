@@ -30,9 +30,10 @@ from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
 from trio_parallel_kafka.errors import ConsumerClosedError, ParallelKafkaError
-from trio_parallel_kafka.execution.batches import BatchHandler, BatchVisits
+from trio_parallel_kafka.execution.batches import BatchVisits
 from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.clock import CoarseClock
+from trio_parallel_kafka.execution.engine import Execute
 from trio_parallel_kafka.execution.outbox import Outbox
 from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.workers import WorkerPool
@@ -157,10 +158,10 @@ class Controller:
         while not (self._is_stopping or self.handler_errors or self.failure):
             await self._changed.park()
 
-    def batches(self, handler: BatchHandler, *, size: int, scope: BatchScope, linger: float) -> BatchVisits:
-        """What workers do with a handler of batches."""
+    def batches(self, execute: Execute, *, size: int, scope: BatchScope, linger: float) -> BatchVisits:
+        """What workers do with batches."""
         return self.handling.batches(
-            handler,
+            execute,
             size=size,
             scope=scope,
             linger=linger,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from trio_parallel_kafka.config import ConsumerConfig
@@ -12,19 +12,22 @@ from trio_parallel_kafka.control.failure_policy import FailurePolicy
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.batching import BatchScope, BatchTaker
 from trio_parallel_kafka.core.member import Member
-from trio_parallel_kafka.execution.batches import BatchHandler, BatchVisits, decoding_batches
+from trio_parallel_kafka.execution.attempts import GivenUp, attempting, waiting
+from trio_parallel_kafka.execution.batches import BatchVisits, decoding_batches
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.deadline import timed
 from trio_parallel_kafka.execution.decoding import decoding
+from trio_parallel_kafka.execution.engine import Execute
+from trio_parallel_kafka.execution.engines.asynchronous import Direct
 from trio_parallel_kafka.execution.outbox import Outbox
 from trio_parallel_kafka.execution.settling import Settler
 from trio_parallel_kafka.execution.tally import Tally
-from trio_parallel_kafka.execution.visits import Handler, Probing, RecordVisits
+from trio_parallel_kafka.execution.visits import Probing, RecordVisits
 from trio_parallel_kafka.record import Record
 
 
 class Handling:
-    """Makes what the workers do with lanes, for a handler of records or of batches.
+    """Makes what the workers do with lanes, one record or a batch at a time.
 
     Args:
         config: deserialisers, deadline, and what becomes of failures.
@@ -53,6 +56,7 @@ class Handling:
     ) -> None:
         self._config: Final = config
         self._lanes: Final = member.lanes
+        self.given_up: Final = GivenUp()
         policy = FailurePolicy(config, random.random)
         dead_letters = DeadLetters(
             config,
@@ -74,17 +78,16 @@ class Handling:
             "probing": probing,
             "on_progress": on_progress,
             "clock": clock,
+            "given_up": self.given_up,
         }
 
-    def records(self, handler: Handler) -> RecordVisits:
-        """Call ``handler`` with one record at a time."""
-        config = self._config
-        attempt = timed(decoding(handler, config.deserialize_key, config.deserialize_value), config.handler_timeout)
-        return RecordVisits(self._lanes, attempt, **self._shared)
+    def records(self, execute: Execute) -> RecordVisits:
+        """Have one record at a time handled."""
+        return RecordVisits(self._lanes, self._attempt(execute, decoding), **self._shared)
 
     def batches(
         self,
-        handler: BatchHandler,
+        execute: Execute,
         *,
         size: int,
         scope: BatchScope,
@@ -92,12 +95,17 @@ class Handling:
         on_unripe: Callable[[float], None],
         on_left: Callable[[], None],
     ) -> BatchVisits:
-        """Call ``handler`` with several."""
-        config = self._config
+        """Have several handled at once."""
         taker: BatchTaker[Record] = BatchTaker(
             self._lanes, size=size, scope=scope, linger=linger, received_at=lambda record: record.received_at
         )
-        attempt = timed(
-            decoding_batches(handler, config.deserialize_key, config.deserialize_value), config.handler_timeout
-        )
+        attempt = self._attempt(execute, decoding_batches)
         return BatchVisits(taker, self._lanes, attempt, on_unripe=on_unripe, on_left=on_left, **self._shared)
+
+    def _attempt(self, execute: Execute, decoded: Callable[..., Any]) -> Callable[[Any], Awaitable[object]]:
+        """What workers do with what they take: deserialise it, and have it handled in time."""
+        config = self._config
+        deserializers = (config.deserialize_key, config.deserialize_value)
+        if isinstance(execute, Direct):
+            return timed(decoded(execute.handler, *deserializers), config.handler_timeout)
+        return attempting(decoded(waiting(execute), *deserializers), config.handler_timeout, self.given_up)

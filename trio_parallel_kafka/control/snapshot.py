@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import attrs
 import trio
 
 from trio_parallel_kafka.control.client import Client
 from trio_parallel_kafka.control.controller import Controller
 from trio_parallel_kafka.core.assignments import Assignment, Phase
+from trio_parallel_kafka.execution.engine import ExecutionEngine
 from trio_parallel_kafka.record import Record
 from trio_parallel_kafka.statistics import ConsumerStatistics, OldestRecord, PartitionStatistics, Totals
 
 
-def take_snapshot(state: str, max_concurrency: int, controller: Controller, client: Client) -> ConsumerStatistics:
+def take_snapshot(
+    state: str, max_concurrency: int, controller: Controller, client: Client, engine: ExecutionEngine
+) -> ConsumerStatistics:
     """Everything at one moment."""
     counted, tally, pool = controller.totals, controller.tally, controller.pool
     partitions = sorted(
@@ -43,6 +47,7 @@ def take_snapshot(state: str, max_concurrency: int, controller: Controller, clie
         partitions=tuple(partitions),
         held=tuple(sorted(controller.member.lanes.holds)),
         last_error=controller.last_trouble,
+        engine=attrs.evolve(engine.statistics(), abandoned=controller.handling.given_up.count),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Concatenate, Final
 
 import attrs
 import trio
@@ -15,8 +15,9 @@ from trio_parallel_kafka.core.batching import BatchTaker
 from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.errors import InvalidResultError, SerializationError
+from trio_parallel_kafka.execution.attempts import GivenUp
 from trio_parallel_kafka.execution.clock import CoarseClock
-from trio_parallel_kafka.execution.decoding import Decoder
+from trio_parallel_kafka.execution.decoding import Decoder, Rest
 from trio_parallel_kafka.execution.outbox import Parcel
 from trio_parallel_kafka.execution.settling import Settler, is_decision, outputs_of
 from trio_parallel_kafka.execution.tally import Tally
@@ -51,6 +52,7 @@ class BatchVisits:
         on_unripe: told when a batch becomes ripe that isn't yet.
         on_left: told when lanes have left a batch whose other lanes are still dealt with.
         clock: the time.
+        given_up: waits for handlers that can't be stopped.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class BatchVisits:
         on_unripe: Callable[[float], None],
         on_left: Callable[[], None],
         clock: CoarseClock,
+        given_up: GivenUp,
     ) -> None:
+        self._given_up: Final = given_up
         self._taker: Final = taker
         self._scheduler: Final = scheduler
         self._attempt: Final = attempt
@@ -106,7 +110,10 @@ class BatchVisits:
             await trio.lowlevel.checkpoint_if_cancelled()  # what fails then says nothing of its record
             self._leave_done(worker, {lane for _, lane, _ in undone})
         # Cancelled until here, the lanes are as they were, but for what is complete.
-        self._leave_all(worker.lanes, await self._settle_all(undone))
+        rest = await self._settle_all(undone)
+        for error in {error for _, _, error in undone}:
+            await self._given_up.wait_after(error)
+        self._leave_all(worker.lanes, rest)
 
     def abandon(self, worker: Worker) -> None:
         for lane in worker.lanes:
@@ -265,14 +272,16 @@ def _outcomes_of(result: object, count: int) -> Sequence[object]:
 
 
 def decoding_batches(
-    handler: BatchHandler, deserialize_key: Deserializer | None, deserialize_value: Deserializer | None
-) -> BatchHandler:
-    """Give a handler of raw batches that hands ``handler`` deserialised records, without those that can't be."""
+    handler: Callable[Concatenate[Any, Rest], Awaitable[object]],
+    deserialize_key: Deserializer | None,
+    deserialize_value: Deserializer | None,
+) -> Callable[Concatenate[Any, Rest], Awaitable[object]]:
+    """Give what takes raw batches, and hands ``handler`` deserialised records, without those that can't be."""
     if deserialize_key is None and deserialize_value is None:
         return handler
     decode = Decoder(deserialize_key, deserialize_value)
 
-    async def decode_and_handle(records: tuple[Record, ...]) -> object:  # noqa: ASYNC910 - it is up to the handler
+    async def decode_and_handle(records: Any, /, *rest: Rest.args, **named: Rest.kwargs) -> object:  # noqa: ASYNC910 - it is up to the handler
         decoded: list[Record[Any, Any]] = []
         outcomes: list[object] = []
         for record in records:
@@ -285,7 +294,7 @@ def decoding_batches(
         if not decoded:
             return outcomes
         try:
-            handled = iter(_outcomes_of(await handler(tuple(decoded)), len(decoded)))
+            handled = iter(_outcomes_of(await handler(tuple(decoded), *rest, **named), len(decoded)))
         except Exception as error:
             if len(decoded) == len(records):
                 raise

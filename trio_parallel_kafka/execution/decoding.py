@@ -6,17 +6,18 @@ without deserialisers nothing is put around the handler at all.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, Final, ParamSpec
 
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from trio_parallel_kafka.config.model import Deserializer
 from trio_parallel_kafka.errors import SerializationError
-from trio_parallel_kafka.execution.visits import Handler
 from trio_parallel_kafka.outcomes import Outcome
 from trio_parallel_kafka.record import Record
 from trio_parallel_kafka.serialization import Conversion, place_of
 
+Rest = ParamSpec("Rest")
 _Headers = list[tuple[str, str | bytes | None]]
 
 _ID_LENGTHS: Final = {0: 5, 1: 17}
@@ -63,14 +64,18 @@ class Decoder:
         return record.decoded(key, value)
 
 
-def decoding(handler: Handler, deserialize_key: Deserializer | None, deserialize_value: Deserializer | None) -> Handler:
-    """Make a handler of raw records of one of deserialised ones; without deserialisers, they are the same."""
+def decoding(
+    handler: Callable[Concatenate[Any, Rest], Awaitable[object]],
+    deserialize_key: Deserializer | None,
+    deserialize_value: Deserializer | None,
+) -> Callable[Concatenate[Any, Rest], Awaitable[object]]:
+    """Make what takes raw records of what takes deserialised ones; without deserialisers, they are the same."""
     if deserialize_key is None and deserialize_value is None:
         return handler
     decode = Decoder(deserialize_key, deserialize_value)
 
-    async def decode_and_handle(record: Record) -> object:
-        return await handler(await decode(record))
+    async def decode_and_handle(record: Any, /, *rest: Rest.args, **named: Rest.kwargs) -> object:
+        return await handler(await decode(record), *rest, **named)
 
     return decode_and_handle
 

@@ -10,6 +10,7 @@ import trio
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.lanes import LaneScheduler
+from trio_parallel_kafka.execution.attempts import GivenUp, OverrunError
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.settling import Settler, is_decision
 from trio_parallel_kafka.execution.tally import Tally
@@ -106,6 +107,7 @@ class RecordVisits:
         probing: lets records through an open breaker.
         on_progress: told of a completion in a partition that is paused.
         clock: when a lane was taken is read off it.
+        given_up: waits for handlers that can't be stopped.
     """
 
     def __init__(
@@ -118,10 +120,12 @@ class RecordVisits:
         probing: Probing,
         on_progress: Callable[[Assignment[Record]], None],
         clock: CoarseClock,
+        given_up: GivenUp,
     ) -> None:
         self._scheduler: Final = scheduler
         self._attempt: Final = attempt
         self._settler: Final = settler
+        self._given_up: Final = given_up
         self._tally: Final = tally
         self._probing: Final = probing
         self._on_progress: Final = on_progress
@@ -144,7 +148,7 @@ class RecordVisits:
             self._probing.ended(lane, well=None)
             self._scheduler.seal(lane)  # nothing overtakes what was cancelled
 
-    async def visit(self, worker: Worker) -> None:  # noqa: C901 - what every record goes through, in one piece
+    async def visit(self, worker: Worker) -> None:  # noqa: C901, PLR0912 - what every record goes through, in one piece
         (lane,) = worker.lanes
         scheduler, tally = self._scheduler, self._tally
         assignment: Assignment[Record] = lane.group.owner
@@ -166,7 +170,8 @@ class RecordVisits:
             worker.streak = worker.streak + 1 if self._at_work is worker else 0
             if error is not None:
                 is_settled = await self._is_settled(lane, record, error)
-                error = None  # or it would keep itself alive by its traceback, which has this frame
+                # Or it would keep itself alive by its traceback, which has this frame.
+                error = error if isinstance(error, OverrunError) else None
                 if not is_settled:
                     return
             if not assignment.complete(record):
@@ -179,6 +184,9 @@ class RecordVisits:
                 self._on_progress(assignment)
             if scheduler.is_held:
                 self._probing.ended(lane, well=True)
+            if error is not None:
+                await self._given_up.wait_after(error)
+                error = None
             if not scheduler.advance(lane):
                 return
             if not left or worker.streak >= SLICE_CHECK or scheduler.is_held or lane.group.is_held:
@@ -188,7 +196,10 @@ class RecordVisits:
     async def _is_settled(self, lane: Lane[Record], record: Record, error: Exception) -> bool:
         """Deal with a failure; say whether the record may be completed. Else the lane is parked or sealed."""
         self._probing.ended(lane, well=is_decision(error) if lane.error is None else None)
-        match await self._settler.settle(lane, record, error):
+        verdict = await self._settler.settle(lane, record, error)
+        if verdict is not None:
+            await self._given_up.wait_after(error)
+        match verdict:
             case RetryLater(delay):
                 if lane.error is None:
                     lane.head = next_attempt(record)

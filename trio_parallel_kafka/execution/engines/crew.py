@@ -1,0 +1,286 @@
+"""One worker process, as its consumer sees it: fed with chunks, watched, killed and replaced."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+
+from trio_parallel_kafka.errors import WorkerDiedError, WorkerStartError
+from trio_parallel_kafka.execution.engines import worker_process
+from trio_parallel_kafka.execution.engines.board import (
+    ANSWERED,
+    DONE,
+    RUNNING,
+    SETTLED,
+    SKIPPED,
+    WAITING,
+    Board,
+    open_board,
+)
+from trio_parallel_kafka.execution.engines.calls import Call, CallQueue
+from trio_parallel_kafka.execution.engines.worker_process import Orders, Report
+
+logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
+
+CHUNK_TIME: Final = 0.02
+"""Seconds that a chunk is to take."""
+
+CHUNK_LIMIT: Final = 256
+"""Calls in a chunk at most."""
+
+OVERDUE: Final = 0.05
+"""Seconds after which the calls of a chunk that haven't begun are taken back."""
+
+FIRST_TRIES: Final = 3
+TRIES: Final = 10
+"""Processes in a row that may fail before they handle anything: at the start, and later, when others may kill them."""
+
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between two such tries: twice as many each time."""
+
+GRACE: Final = 5.0
+"""Seconds for a process without work to end by itself."""
+
+KILL_PATIENCE: Final = 10.0
+"""Seconds for a killed process to be gone."""
+
+
+class WorkerCrew:
+    """Has chunks of calls run in a worker process, and in others after it.
+
+    Args:
+        queue: where calls come from.
+        orders: what each process is to do.
+        start_method: how a process is started.
+
+    Attributes:
+        ready: set once the first process can handle.
+        died: processes that have ended without having been told to.
+        killed: processes killed here.
+        retired: processes that ended because they had done enough.
+    """
+
+    def __init__(self, queue: CallQueue, orders: Orders, start_method: str) -> None:
+        self._queue: Final = queue
+        self._orders: Final = orders
+        self._start_method: Final = start_method
+        self.ready: Final = trio.Event()
+        self.died = 0
+        self.killed = 0
+        self.retired = 0
+        self._chunk: Sequence[Call] = ()
+        self._began = 0.0
+        self._seen: Call | None = None
+        self._is_recalled = False
+        self._seconds_per_call = CHUNK_TIME
+        self._pid: int | None = None
+        self._tasks = 0
+        self._fruitless = 0
+        self._process = trio.CancelScope()
+        self._board: Board
+        self._run_sync: Callable[..., Awaitable[Any]]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its process has a chunk."""
+        return bool(self._chunk)
+
+    async def work(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            WorkerStartError: no process can begin.
+        """
+        from trio_parallel import BrokenWorkerError, WorkerType, open_worker_context  # noqa: PLC0415 - an extra
+
+        with open_board() as (self._board, path), suppress(BrokenWorkerError):  # killed while it had no work
+            async with open_worker_context(
+                idle_timeout=math.inf,
+                init=functools.partial(worker_process.prepare, self._orders),
+                retire=worker_process.wants_to_retire,
+                grace_period=GRACE,
+                worker_type=WorkerType(self._start_method),
+            ) as context:
+                one = trio.CapacityLimiter(1)
+                self._run_sync = functools.partial(context.run_sync, kill_on_cancel=True, limiter=one)
+                await self._start()
+                self.ready.set()
+                while True:
+                    await self._pause()
+                    self._take_up(await self._queue.take(self._limit()))
+                    try:
+                        await self._run_chunk(path)
+                    finally:
+                        self._lay_down()
+
+    def look(self) -> None:
+        """See how far the process is: tell an attempt that it has begun, take back what waits too long."""
+        running = self._board.running() if self._chunk else None
+        if running is None:
+            return
+        index, seconds = running
+        call = self._chunk[index]
+        if call is not self._seen:
+            self._seen = call
+            call.attempt.started(seconds)
+        if self._is_recalled:
+            self._queue.put_back(self._not_begun())
+        elif trio.current_time() - self._began > OVERDUE:
+            self._is_recalled = True
+            for each in self._not_begun():
+                self._board.mark(each.index)
+
+    async def take_back(self, call: Call) -> None:
+        """Have a call of its chunk not run; if it runs already, kill the process and wait until it is gone."""
+        self._board.mark(call.index)
+        await trio.sleep(SETTLED)
+        if call.is_over:
+            return
+        if self._board.state(call.index) == RUNNING:
+            self._process.cancel()
+            with trio.move_on_after(KILL_PATIENCE) as bound:
+                await call.wait_until_over()
+            if bound.cancelled_caught:
+                logger.error("worker process %s was killed, but doesn't end", self._pid)
+        else:
+            call.end()
+
+    # One chunk
+
+    def _limit(self) -> int:
+        """How many calls the next chunk may have."""
+        limit = min(CHUNK_LIMIT, int(CHUNK_TIME / self._seconds_per_call))
+        if self._orders.max_tasks is not None:
+            limit = min(limit, self._orders.max_tasks - self._tasks)
+        return max(1, limit)
+
+    def _take_up(self, chunk: Sequence[Call]) -> None:
+        self._chunk = chunk
+        self._began = trio.current_time()
+        self._is_recalled = False
+        self._board.clear()
+        for index, call in enumerate(chunk):
+            call.crew, call.index = self, index
+
+    def _lay_down(self) -> None:
+        for call in self._own():
+            call.end()
+        self._chunk = ()
+
+    def _own(self) -> list[Call]:
+        """The calls of the chunk that are in its hands still."""
+        return [call for call in self._chunk if call.crew is self]
+
+    def _not_begun(self) -> list[Call]:
+        return [call for call in self._own() if self._board.state(call.index) in {WAITING, SKIPPED}]
+
+    async def _run_chunk(self, path: str) -> None:
+        report = await self._in_process(worker_process.run, path, [call.payload for call in self._chunk])
+        if report is None:
+            return
+        self._seconds_per_call = max(1e-6, (trio.current_time() - self._began) / len(self._chunk))
+        for call in self._own():
+            if self._board.state(call.index) != SKIPPED:
+                call.end_with(report.answers[call.index])
+        self._queue.put_back(self._own())
+
+    async def _start(self) -> None:
+        while await self._in_process(worker_process.set_up) is None:
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before another process is tried, if the last ones were in vain."""
+        if self._fruitless:
+            await trio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._fruitless))
+
+    async def _in_process(self, function: Callable[..., Report], *args: object) -> Report | None:
+        """Have the process do something; ``None`` if it failed, with its calls dealt with.
+
+        Raises:
+            WorkerStartError: too many have failed.
+        """
+        from trio_parallel import BrokenWorkerError  # noqa: PLC0415 - an extra
+
+        with trio.CancelScope() as self._process:
+            try:
+                report: Report = await self._run_sync(function, *args)
+            except BrokenWorkerError as error:
+                self._died(_ending(error.args[-1].exitcode))
+            except WorkerStartError as error:
+                self._failed_to_start(error, TRIES if self.ready.is_set() else 1)
+            except Exception as error:  # noqa: BLE001 - no process is to be had, for one
+                self._died(f"{type(error).__name__}: {error}")
+            else:
+                self._note_process(report)
+                return report
+        if self._process.cancelled_caught:
+            self.killed += 1
+        self._forget_process()
+        self._queue.put_back(self._own())
+        return None
+
+    # What becomes of processes
+
+    def _note_process(self, report: Report) -> None:
+        if self._pid not in {None, report.pid}:
+            self.died += 1
+            logger.warning("worker process %d died while it had no work; it is replaced", self._pid)
+        self._fruitless = 0
+        self._pid, self._tasks = report.pid, report.tasks
+        if report.is_retiring:
+            self.retired += 1
+            self._forget_process()
+
+    def _forget_process(self) -> None:
+        for call in self._own():
+            if self._board.state(call.index) == DONE:
+                call.end()
+        self._pid, self._tasks = None, 0
+
+    def _died(self, how: str) -> None:
+        self.died += 1
+        begun = [call for call in self._own() if self._board.state(call.index) in {RUNNING, ANSWERED}]
+        culprit = self._culprit(begun)
+        if culprit is not None:
+            self._fruitless = 0
+            logger.warning("worker process %s died: %s; it was on %r", self._pid or "", how, culprit.given)
+            culprit.end(error=WorkerDiedError(f"the worker process that handled the record died: {how}"))
+        elif begun:
+            logger.warning("worker process %s died: %s; it was between two records", self._pid or "", how)
+            for call in begun:
+                call.is_alone = True
+        else:
+            error = WorkerStartError(
+                f"worker processes die before they handle anything: {how}; their stderr may say more. Is the start of "
+                "the program guarded by `if __name__ == '__main__':`?"
+            )
+            self._failed_to_start(error, TRIES if self.ready.is_set() else FIRST_TRIES)
+
+    def _culprit(self, begun: Sequence[Call]) -> Call | None:
+        """The call that the process died on: the one it ran, or the only one whose answer it can have choked on."""
+        running = [call for call in begun if self._board.state(call.index) == RUNNING]
+        if running:
+            return running[0]
+        return begun[0] if len(begun) == len(self._chunk) == 1 else None
+
+    def _failed_to_start(self, error: WorkerStartError, tries: int) -> None:
+        self._fruitless += 1
+        if self._fruitless >= tries:
+            raise error
+        logger.warning("%s; trying again", error)
+
+
+def _ending(exit_code: int | None) -> str:
+    """How a process ended, in words."""
+    if exit_code is None or exit_code >= 0:
+        return f"it exited with status {exit_code}"
+    name = next((each.name for each in signal.Signals if each == -exit_code), f"signal {-exit_code}")
+    return f"killed by {name}{', perhaps for want of memory' if name == 'SIGKILL' else ''}"
