@@ -164,7 +164,8 @@ def kafka(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
-    run_with_coverage(session, "tests/broker", "-m", "not performance")
+    # Two at once, each with brokers of its own: they mostly wait.
+    run_with_coverage(session, "tests/broker", "-m", "not performance", "--numprocesses=2", "--dist=loadfile")
     session.run("pytest", "tests/broker", "-m", "performance", "-rP")
 
 
