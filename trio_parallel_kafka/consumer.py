@@ -131,9 +131,9 @@ class ParallelConsumer:
             handler: as for :meth:`run`, but a function of a tuple of records. It returns nothing if all of them are
                 done, or a sequence with one outcome for each: ``None`` or what is to be sent (it is done), or an
                 instance of :class:`Retry`, :class:`Skip`, :class:`DeadLetter` or any other exception (it failed with
-                that). If it raises, all have failed. Each failure follows the failure policy, and records that are tried again come
-                in a later batch. What the handler had together with them isn't held back; later records of their keys
-                are.
+                that). If it raises, all have failed. Each failure follows the failure policy, and records that are
+                tried again come in a later batch. What the handler had together with them isn't held back; later
+                records of their keys are.
             max_size: records in a batch at most.
             linger: seconds that the first record of a batch may wait for more. 0: take what is there. It delays no
                 :meth:`stop` and no revoke.

@@ -16,13 +16,18 @@ logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
 AttemptAt = Callable[[Any], Awaitable[object]]
 
 
-class OverrunError(HandlerTimeoutError):
-    """The time is up, but what was begun goes on."""
+class GoesOn(Exception):  # noqa: N818 - the cause of an error, not one itself
+    """What was begun can't be stopped: the cause of the error that its time is up."""
 
-    def __init__(self, message: str, given: object, ended: trio.Event) -> None:
-        super().__init__(message)
+    def __init__(self, given: object, ended: trio.Event) -> None:
+        super().__init__("the handler can't be stopped, and goes on")
         self.given: Final = given
         self.ended: Final = ended
+
+
+def goes_on_after(error: Exception | None) -> bool:
+    """Whether the handler goes on whose attempt has failed with this."""
+    return error is not None and isinstance(error.__cause__, GoesOn)
 
 
 class GivenUp:
@@ -34,6 +39,8 @@ class GivenUp:
 
     async def wait(self, given: object, ended: trio.Event) -> None:
         """Wait until one has ended, whatever is cancelled meanwhile: until then its lane has to stand still."""
+        if ended.is_set():
+            return
         logger.warning("the handler of %r was given up, but goes on; its lane waits for it to end", given)
         self.count += 1
         try:
@@ -42,10 +49,11 @@ class GivenUp:
         finally:
             self.count -= 1
 
-    async def wait_after(self, error: BaseException) -> None:
+    async def wait_after(self, error: Exception | None) -> None:
         """The same, if this error says that there is one."""
-        if isinstance(error, OverrunError):
-            await self.wait(error.given, error.ended)
+        cause = error and error.__cause__
+        if isinstance(cause, GoesOn):
+            await self.wait(cause.given, cause.ended)
             await trio.lowlevel.checkpoint_if_cancelled()
 
 
@@ -62,14 +70,12 @@ def attempting(execute: Execute, timeout: float | None, given_up: GivenUp) -> At
                 result = await execute(given, attempt)
                 if not attempt.scope.cancel_called:
                     return result
-        except trio.Cancelled:
+        except BaseException:  # a nursery in the engine makes a group of Cancelled
             if attempt.ended is not None:
                 await given_up.wait(given, attempt.ended)  # noqa: ASYNC102 - it can't be stopped
             raise
         message = f"the handler took longer than {timeout:g} s (handler_timeout)"
-        if attempt.ended is None:
-            raise HandlerTimeoutError(message)
-        raise OverrunError(message, given, attempt.ended)
+        raise HandlerTimeoutError(message) from (None if attempt.ended is None else GoesOn(given, attempt.ended))
 
     return attempt_at
 

@@ -110,9 +110,11 @@ class BatchVisits:
             await trio.lowlevel.checkpoint_if_cancelled()  # what fails then says nothing of its record
             self._leave_done(worker, {lane for _, lane, _ in undone})
         # Cancelled until here, the lanes are as they were, but for what is complete.
-        rest = await self._settle_all(undone)
-        for error in {error for _, _, error in undone}:
-            await self._given_up.wait_after(error)
+        try:
+            rest = await self._settle_all(undone)
+        finally:
+            for error in {error for _, _, error in undone}:
+                await self._given_up.wait_after(error)  # noqa: ASYNC102 - it can't be stopped
         self._leave_all(worker.lanes, rest)
 
     def abandon(self, worker: Worker) -> None:

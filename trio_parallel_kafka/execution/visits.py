@@ -10,7 +10,7 @@ import trio
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.lanes import LaneScheduler
-from trio_parallel_kafka.execution.attempts import GivenUp, OverrunError
+from trio_parallel_kafka.execution.attempts import GivenUp, goes_on_after
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.settling import Settler, is_decision
 from trio_parallel_kafka.execution.tally import Tally
@@ -171,12 +171,13 @@ class RecordVisits:
             if error is not None:
                 is_settled = await self._is_settled(lane, record, error)
                 # Or it would keep itself alive by its traceback, which has this frame.
-                error = error if isinstance(error, OverrunError) else None
+                error = error if goes_on_after(error) else None
                 if not is_settled:
                     return
             if not assignment.complete(record):
                 tally.fenced += 1
                 self._probing.ended(lane, well=None)
+                await self._given_up.wait_after(error)
                 return
             tally.completed += 1
             left -= 1
@@ -196,9 +197,12 @@ class RecordVisits:
     async def _is_settled(self, lane: Lane[Record], record: Record, error: Exception) -> bool:
         """Deal with a failure; say whether the record may be completed. Else the lane is parked or sealed."""
         self._probing.ended(lane, well=is_decision(error) if lane.error is None else None)
-        verdict = await self._settler.settle(lane, record, error)
-        if verdict is not None:
-            await self._given_up.wait_after(error)
+        verdict: RetryLater | Stop | None = Stop()
+        try:
+            verdict = await self._settler.settle(lane, record, error)
+        finally:
+            if verdict is not None:  # else it is waited for once the record is completed
+                await self._given_up.wait_after(error)  # noqa: ASYNC102 - it can't be stopped
         match verdict:
             case RetryLater(delay):
                 if lane.error is None:

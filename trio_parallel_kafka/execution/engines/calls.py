@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import trio
 
-from trio_parallel_kafka.errors import InvalidResultError
+from trio_parallel_kafka.errors import InvalidResultError, SerializationError, WorkerDiedError
 from trio_parallel_kafka.execution.engine import Attempt
 
 
@@ -34,6 +34,9 @@ class Call:
         is_alone: it is to be the only call of its chunk, because others died without saying on which they were.
         is_wanted: somebody waits for it.
         is_over: nothing more happens to it: it is answered, or taken back.
+
+    Raises:
+        SerializationError: ``given`` can't be pickled.
     """
 
     __slots__ = (
@@ -53,7 +56,7 @@ class Call:
     def __init__(self, given: object, attempt: Attempt) -> None:
         self.given: Final = given
         self.attempt: Final = attempt
-        self.payload: Final = pickle.dumps(given, pickle.HIGHEST_PROTOCOL)
+        self.payload: Final = _pickled(given)
         self.crew: Crew | None = None
         self.index: int = 0
         self.is_alone: bool = False
@@ -120,17 +123,23 @@ class CallQueue:
         self._idle.unpark()
 
     def put_back(self, calls: Iterable[Call]) -> None:
-        """Have those that somebody waits for run before all others."""
+        """Have those that somebody waits for run before all others; until then their time doesn't run."""
         waiting = []
         for call in calls:
             if call.is_wanted:
                 call.crew = None
+                call.attempt.waits()
                 waiting.append(call)
             else:
                 call.end()
         self._calls.extendleft(reversed(waiting))
         if waiting:
             self._idle.unpark()
+
+    def close(self) -> None:
+        """No crew is left: fail what waits still."""
+        while self._calls:
+            self._calls.popleft().end(error=WorkerDiedError("the engine was closed before the record was handled"))
 
     async def take_back(self, call: Call) -> None:
         """It isn't wanted any more: have it not run, or ended."""
@@ -154,3 +163,13 @@ class CallQueue:
         if self._calls:
             self._idle.unpark()
         return chunk
+
+
+def _pickled(given: object) -> bytes:
+    try:
+        return pickle.dumps(given, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise SerializationError(
+            f"the record can't be sent to a worker process: {type(error).__name__}: {error}; what deserialisers make of "
+            "it has to be picklable"
+        ) from error

@@ -8,7 +8,7 @@ import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -101,7 +101,9 @@ class WorkerCrew:
         """
         from trio_parallel import BrokenWorkerError, WorkerType, open_worker_context  # noqa: PLC0415 - an extra
 
-        with open_board() as (self._board, path), suppress(BrokenWorkerError):  # killed while it had no work
+        problem: WorkerStartError | None = None
+        # A process that was killed while it had no work, or lingers, is told of when the context is left.
+        with open_board() as (self._board, path), suppress(BrokenWorkerError):
             async with open_worker_context(
                 idle_timeout=math.inf,
                 init=functools.partial(worker_process.prepare, self._orders),
@@ -111,27 +113,22 @@ class WorkerCrew:
             ) as context:
                 one = trio.CapacityLimiter(1)
                 self._run_sync = functools.partial(context.run_sync, kill_on_cancel=True, limiter=one)
-                await self._start()
-                self.ready.set()
-                while True:
-                    await self._pause()
-                    self._take_up(await self._queue.take(self._limit()))
-                    try:
-                        await self._run_chunk(path)
-                    finally:
-                        self._lay_down()
+                try:
+                    await self._serve(path)
+                except WorkerStartError as error:
+                    problem = error
+        if problem is not None:
+            raise problem
 
     def look(self) -> None:
         """See how far the process is: tell an attempt that it has begun, take back what waits too long."""
-        running = self._board.running() if self._chunk else None
-        if running is None:
+        if not self._chunk:
             return
-        index, seconds = running
-        call = self._chunk[index]
-        if call is not self._seen:
-            self._seen = call
-            call.attempt.started(seconds)
+        if (running := self._board.running()) is not None:
+            index, seconds = running
+            self._time(self._chunk[index], seconds)
         if self._is_recalled:
+            self._end_done()
             self._queue.put_back(self._not_begun())
         elif trio.current_time() - self._began > OVERDUE:
             self._is_recalled = True
@@ -155,6 +152,17 @@ class WorkerCrew:
 
     # One chunk
 
+    async def _serve(self, path: str) -> NoReturn:
+        await self._start()
+        self.ready.set()
+        while True:
+            await self._pause()
+            self._take_up(await self._queue.take(self._limit()))
+            try:
+                await self._run_chunk(path)
+            finally:
+                self._lay_down()
+
     def _limit(self) -> int:
         """How many calls the next chunk may have."""
         limit = min(CHUNK_LIMIT, int(CHUNK_TIME / self._seconds_per_call))
@@ -165,19 +173,33 @@ class WorkerCrew:
     def _take_up(self, chunk: Sequence[Call]) -> None:
         self._chunk = chunk
         self._began = trio.current_time()
+        self._seen = None
         self._is_recalled = False
         self._board.clear()
         for index, call in enumerate(chunk):
             call.crew, call.index = self, index
 
     def _lay_down(self) -> None:
-        for call in self._own():
-            call.end()
+        self._queue.put_back(self._own())
         self._chunk = ()
 
     def _own(self) -> list[Call]:
         """The calls of the chunk that are in its hands still."""
         return [call for call in self._chunk if call.crew is self]
+
+    def _time(self, running: Call, seconds: float) -> None:
+        """Have the time of this call run, and no longer that of the one before: its answer comes with the chunk's."""
+        if running is self._seen or running.crew is not self:
+            return
+        if self._seen is not None and self._seen.crew is self:
+            self._seen.attempt.waits()
+        self._seen = running
+        running.attempt.started(seconds)
+
+    def _end_done(self) -> None:
+        for call in self._own():
+            if self._board.state(call.index) == DONE:
+                call.end()
 
     def _not_begun(self) -> list[Call]:
         return [call for call in self._own() if self._board.state(call.index) in {WAITING, SKIPPED}]
@@ -240,9 +262,7 @@ class WorkerCrew:
             self._forget_process()
 
     def _forget_process(self) -> None:
-        for call in self._own():
-            if self._board.state(call.index) == DONE:
-                call.end()
+        self._end_done()
         self._pid, self._tasks = None, 0
 
     def _died(self, how: str) -> None:
@@ -253,7 +273,8 @@ class WorkerCrew:
             self._fruitless = 0
             logger.warning("worker process %s died: %s; it was on %r", self._pid or "", how, culprit.given)
             culprit.end(error=WorkerDiedError(f"the worker process that handled the record died: {how}"))
-        elif begun:
+        elif any(self._board.state(index) != WAITING for index in range(len(self._chunk))):
+            self._fruitless = 0
             logger.warning("worker process %s died: %s; it was between two records", self._pid or "", how)
             for call in begun:
                 call.is_alone = True

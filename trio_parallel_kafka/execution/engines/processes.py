@@ -83,16 +83,19 @@ class ProcessEngine(ExecutionEngine):
                 nursery.cancel_scope.cancel()
 
         self._crews = [WorkerCrew(self._queue, orders, self._start_method) for _ in range(self._workers)]
-        async with trio.open_nursery() as nursery:
-            for crew in self._crews:
-                nursery.start_soon(work, crew)
-            for crew in self._crews:
-                await crew.ready.wait()
-            nursery.start_soon(self._look)
-            try:
-                yield self._execute
-            finally:
-                nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                for crew in self._crews:
+                    nursery.start_soon(work, crew)
+                for crew in self._crews:
+                    await crew.ready.wait()
+                nursery.start_soon(self._look)
+                try:
+                    yield self._execute
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._queue.close()
         if failures:
             raise failures[0]
 

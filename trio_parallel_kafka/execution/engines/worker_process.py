@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -29,6 +29,8 @@ STRAY: Final = 76
 """The same of a fork of it, made by a handler, that came back to it."""
 
 STDERR: Final = 2
+
+Result = TypeVar("Result")
 
 Answer = bytes | None
 """A pickled pair of what a handler returned and ``None``, or of ``None`` and what it raised; ``None`` for ``None``."""
@@ -102,14 +104,8 @@ class WorkerProcess:
         """
         if self._handler is not None:
             return
-        with _explained("the handler can't be loaded"):
-            handler = imported(pickle.loads(self._orders.handler))  # noqa: S301 - it comes from the consumer
-            if not callable(handler):
-                raise InvalidHandlerError(f"it has to be a function, not {handler!r}")
-        with _explained("worker_initializer failed"):
-            initializer: Callable[[], object] | None = pickle.loads(self._orders.initializer)  # noqa: S301 - likewise
-            if initializer is not None:
-                initializer()
+        handler = _explained("the handler can't be loaded", self._load)
+        _explained("worker_initializer failed", self._initialize)
         self._handler = handler
 
     def run(self, path: str, payloads: Sequence[bytes]) -> list[Answer]:
@@ -124,6 +120,17 @@ class WorkerProcess:
             return self._serve(handler, board, payloads)
         finally:
             self._flush()
+
+    def _load(self) -> AnyHandler:
+        handler = imported(pickle.loads(self._orders.handler))  # noqa: S301 - it comes from the consumer
+        if not callable(handler):
+            raise InvalidHandlerError(f"it has to be a function, not {handler!r}")
+        return handler
+
+    def _initialize(self) -> None:
+        initializer: Callable[[], object] | None = pickle.loads(self._orders.initializer)  # noqa: S301 - likewise
+        if initializer is not None:
+            initializer()
 
     def _serve(self, handler: AnyHandler, board: Board, payloads: Sequence[bytes]) -> list[Answer]:
         answers: list[Answer] = [None] * len(payloads)
@@ -215,21 +222,25 @@ def _refusal(error: BaseException) -> bytes:
         pickled = pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)
         pickle.loads(pickled)  # noqa: S301 - its own; many exceptions can be pickled, but not be unpickled
     except Exception:  # noqa: BLE001 - whatever its class does
-        substitute = RemoteError(f"{type(error).__name__}: {error}")
+        substitute = RemoteError(_said(error))
         substitute.add_note("".join(traceback.format_exception(error)))
         return pickle.dumps((None, substitute), pickle.HIGHEST_PROTOCOL)
     return pickled
 
 
-@contextlib.contextmanager
-def _explained(what: str) -> Any:
+def _said(error: BaseException) -> str:
+    with contextlib.suppress(Exception):  # its class may be at fault, too
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+def _explained(what: str, step: Callable[[], Result]) -> Result:
     try:
-        yield
-    except Exception as error:  # noqa: BLE001 - it is the user's code
-        text = "".join(traceback.format_exception(error))
-        problem = WorkerStartError(f"{what}: {type(error).__name__}: {error}")
-        problem.add_note(f"in the worker process:\n{text}")
-        raise problem from None
+        return step()
+    except BaseException as error:  # noqa: BLE001 - it is the user's code, which may even exit
+        problem = WorkerStartError(f"{what}: {_said(error)}")
+        problem.add_note("in the worker process:\n" + "".join(traceback.format_exception(error)))
+    raise problem  # without the error as its context, which the consumer may be unable to read
 
 
 def _keep_pipes_from_forks() -> None:
