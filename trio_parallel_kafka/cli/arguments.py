@@ -12,6 +12,7 @@ import attrs
 LONGEST_WORK: Final = 60.0
 """Seconds."""
 
+_DAY: Final = 86_400.0
 _NUMBER: Final = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE: Final = re.compile(rf"{_NUMBER}(?:-{_NUMBER})?", re.ASCII)
 
@@ -42,16 +43,16 @@ class WorkTime:
         return f"{shortest} ms" if shortest == longest else f"{shortest}-{longest} ms"
 
 
-def whole_number(highest: int) -> Callable[[str], int]:
-    """Make a reader of whole numbers from 1 to ``highest``."""
+def whole_number(highest: int, *, lowest: int = 1) -> Callable[[str], int]:
+    """Make a reader of whole numbers from ``lowest`` to ``highest``."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
-            number = 0
-        if not 1 <= number <= highest:
-            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {highest:,}, not {text!r}")
+            number = lowest - 1
+        if not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} to {highest:,}, not {text!r}")
         return number
 
     return parse
@@ -61,4 +62,26 @@ def servers(text: str) -> str:
     """Read the addresses of a cluster."""
     if not all(part.strip() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"must be host:port, or several with commas between them, not {text!r}")
+    return text
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds, from 0 to a day."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= _DAY:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {_DAY:,.0f}, not {text!r}")
+    return number
+
+
+def handler_name(text: str) -> str:
+    """Read the name of a function and its module."""
+    module, colon, function = text.partition(":")
+    names = [*module.split("."), *function.split(".")]
+    if not colon or not all(map(str.isidentifier, names)):
+        raise argparse.ArgumentTypeError(
+            f"must be a module and a function in it, as in billing.orders:handle, not {text!r}"
+        )
     return text

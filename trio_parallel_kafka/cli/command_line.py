@@ -7,17 +7,15 @@ the parsed options that returns the exit status. :data:`COMMANDS` names them.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Final
 
-from trio_parallel_kafka.cli import demo
+from trio_parallel_kafka.cli import demo, health, run
+from trio_parallel_kafka.cli.output import PROGRAM, complain, discard_output, say
 from trio_parallel_kafka.errors import ParallelKafkaError
 
-PROGRAM: Final = "trio-parallel-kafka"
-COMMANDS: Final = (demo,)
+COMMANDS: Final = (demo, run, health)
 
 FAILED: Final = 1
 INTERRUPTED: Final = 130
@@ -31,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; default: those of the process.
 
     Returns:
-        The exit status: 0 all is well, 1 a check or Kafka failed, 130 interrupted with Ctrl-C, 141 nobody reads the
-        output any more.
+        The exit status: 0 all is well, 1 a check or Kafka failed, 2 the configuration is wrong, 130 interrupted with
+        Ctrl-C, 141 nobody reads the output any more; commands may have more.
 
     Raises:
         SystemExit: with status 2 the arguments are wrong, with 0 the help or the version was asked for.
@@ -43,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = options.run(options)
     except* ParallelKafkaError as group:
         status = FAILED
-        _complain(group)
+        complain(group)
     except* BrokenPipeError:
         status = OUTPUT_CLOSED
-        _discard_output()
+        discard_output()
     except* KeyboardInterrupt:
         status = INTERRUPTED
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        say("interrupted")
     return status
 
 
@@ -69,17 +67,3 @@ def _version() -> str:
         return metadata.version(PROGRAM)
     except metadata.PackageNotFoundError:
         return "(a checkout that isn't installed)"
-
-
-def _complain(error: BaseException) -> None:
-    """Print what it says; of a group, what each of its errors says."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            _complain(each)
-    else:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-
-
-def _discard_output() -> None:
-    """Or Python tries once more to write what is buffered, at its exit, and complains."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,53 @@
+"""A member that is alone: in this very process, with nobody to start it again."""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+from trio_parallel_kafka.cli.fleet.member import Member, drain_on_signal
+from trio_parallel_kafka.cli.fleet.report import describe
+from trio_parallel_kafka.cli.fleet.roster import DRAINING, STOPPED, MemberEntry, Roster
+from trio_parallel_kafka.cli.fleet.showing import Showing
+from trio_parallel_kafka.cli.fleet.statistics import FleetStatistics
+from trio_parallel_kafka.cli.output import say
+
+
+async def run_alone(member: Member, index: int, showing: Showing) -> int:
+    """Run a member until a signal has made it drain, or it fails; return the exit status.
+
+    Raises:
+        ConfigError: the status file can't be written.
+        ExceptionGroup: what ended the member.
+    """
+    entry = MemberEntry(index)
+    entry.started(os.getpid())
+    roster = Roster((entry,))
+
+    def snapshot() -> FleetStatistics:
+        if roster.state != STOPPED:
+            entry.take(member.report())
+        return roster.snapshot()
+
+    def drain() -> None:
+        roster.state = DRAINING
+        say(
+            f"draining: what runs may finish within {member.config.shutdown_timeout:g} s (shutdown_timeout); a second "
+            "signal kills"
+        )
+        member.drain()
+
+    async with showing.of(snapshot), trio.open_nursery() as nursery:
+        await nursery.start(drain_on_signal, drain)
+        try:
+            await member.run()
+        except BaseException as error:
+            entry.fails(describe(error))
+            raise
+        finally:
+            entry.take(member.report())
+            entry.ended()
+            roster.state = STOPPED
+        nursery.cancel_scope.cancel()
+    return 0

@@ -1,0 +1,71 @@
+"""One consumer with its handler."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from trio_parallel_kafka.cli.fleet.report import MemberReport
+from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.consumer import ParallelConsumer, parallel_consumer
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Member:
+    """A member of the consumer group, to be run once.
+
+    Args:
+        config: its own, see :meth:`.ConsumerConfig.for_member`.
+        handler: names what handles the records: ``"module:function"``.
+    """
+
+    def __init__(self, config: ConsumerConfig, handler: str) -> None:
+        self.config: Final = config
+        self._handler: Final = handler
+        self._scope: Final = trio.CancelScope()
+        self._consumer: ParallelConsumer | None = None
+        self._running_since: float | None = None
+
+    async def run(self) -> None:
+        """Consume until :meth:`drain` was called and is done.
+
+        Raises:
+            ExceptionGroup: the handler failed for good.
+            ParallelKafkaError: see :meth:`.ParallelConsumer.run`.
+        """
+        with self._scope:
+            async with parallel_consumer(self.config) as self._consumer:
+                self._running_since = trio.current_time()
+                await self._consumer.run(self._handler)
+        await trio.lowlevel.checkpoint()
+
+    def drain(self) -> None:
+        """Stop in good order; at once if it doesn't consume yet. May be called again."""
+        if self._consumer is None:
+            self._scope.cancel()
+        else:
+            self._consumer.stop()
+
+    def report(self) -> MemberReport:
+        """What it can say of itself at this moment."""
+        if self._consumer is None or self._running_since is None:
+            return MemberReport()
+        return MemberReport(
+            statistics=self._consumer.statistics(), running_for=trio.current_time() - self._running_since
+        )
+
+
+async def drain_on_signal(
+    drain: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:  # noqa: ASYNC910 - a task of its own
+    """Drain on the first signal; leave the second to the operating system, which ends the process even if it hangs."""
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        task_status.started()
+        async for _ in signals:
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            drain()
