@@ -51,6 +51,14 @@ async def cling(record):
     while True:
         with trio.CancelScope(shield=True):
             await trio.sleep(60)
+
+
+async def block(record):
+    sys.stdout = sys.stderr = None
+    with open("handled", "a") as file:
+        file.write(f"{os.getpid()} {record.value.decode()}\\n")
+    while True:
+        time.sleep(60)
 """
 
 

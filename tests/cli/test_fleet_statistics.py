@@ -253,6 +253,13 @@ async def test_looping_members() -> None:
     assert verdict(await snapshot(MemberReport(), failures=LOOPING_FROM - 1))[0]
 
 
+@pytest.mark.parametrize(("running_for", "is_alive"), [(SETTLING - 1, False), (SETTLING, True)])
+async def test_members_that_have_recovered(running_for: float, *, is_alive: bool) -> None:
+    """Failures that are over don't count for ever: a fleet that works again is alive."""
+    report = MemberReport(statistics=consumer_statistics(partition(0)), running_for=running_for)
+    assert verdict(await snapshot(report, report, failures=LOOPING_FROM))[0] is is_alive
+
+
 async def test_silent_members() -> None:
     """A member that says nothing counts as dead, unless it is about to be started again."""
     fleet = await snapshot(RUNNING)

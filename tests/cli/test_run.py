@@ -285,6 +285,28 @@ def test_a_fleet(broker: EmbeddedBroker, tmp_path: Path) -> None:
     assert not any(map(is_alive, members))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_kills_a_process_whose_loop_is_blocked(
+    broker: EmbeddedBroker, tmp_path: Path, number: int
+) -> None:
+    """The first one can't be obeyed there; the second needs no loop."""
+    send(broker, 1)
+    with running(tmp_path, ["billing:block"], on(broker)) as run:
+        run.wait_for(run.handled)
+        run.process.send_signal(number)
+        run.wait_for(lambda: not catches(run.process.pid, number))
+        run.process.send_signal(number)
+        code, _, _ = run.ended()
+    assert code == -number
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("members", ["1", "2"])
 def test_a_second_signal_kills(broker: EmbeddedBroker, tmp_path: Path, members: str) -> None:
     """A handler that hangs is given up at the second signal, in this process as in others."""
@@ -336,14 +358,15 @@ import sys
 from trio_parallel_kafka.cli import main
 from trio_parallel_kafka.cli.fleet import linked
 linked._MARGIN = 0.2
-sys.exit(main(["run", "billing:cling", "--first-member=0", sys.argv[1]]))
+sys.exit(main(["run", sys.argv[1], "--first-member=0", sys.argv[2]]))
 """
 
 
+@pytest.mark.parametrize("handler", ["cling", "block"])
 async def test_a_drain_that_hangs(
-    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture, handler: str
 ) -> None:
-    """A handler that doesn't react to its cancellation can't keep a member process for ever: it is shown and ended."""
+    """A handler that ignores its cancellation, or blocks the loop, can't keep a member for ever: it is shown, ended."""
     send(broker, 1)
     variables = {"PARALLEL_CONSUMER_SHUTDOWN_TIMEOUT": "0.1", "PARALLEL_CONSUMER_CLOSE_TIMEOUT": "0.1"}
     (here / "billing.py").write_text(HANDLER)
@@ -352,7 +375,7 @@ async def test_a_drain_that_hangs(
     notes = here / "handled"
 
     async def run() -> None:
-        supervisor = Supervisor([0], lambda _index: [sys.executable, "-c", CLINGING])
+        supervisor = Supervisor([0], lambda _index: [sys.executable, "-c", CLINGING, f"billing:{handler}"])
         status.append(await supervisor.run(Showing(interval=0, as_json=False, status_file=None)))
 
     with trio.fail_after(PATIENCE):

@@ -7,15 +7,16 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
 import trio
-from cli.fleet_kit import PATIENCE, is_alive
+from cli.fleet_kit import PATIENCE, consumer_statistics, is_alive
 
 from trio_parallel_kafka.cli.fleet import life
+from trio_parallel_kafka.cli.fleet.alone import run_alone
 from trio_parallel_kafka.cli.fleet.link import MemberEnd
 from trio_parallel_kafka.cli.fleet.report import MemberReport
 from trio_parallel_kafka.cli.fleet.restarts import RestartPolicy
@@ -148,7 +149,7 @@ async def test_a_dead_member_is_started_again(capsys: Capture) -> None:
     assert "member 1 ended with status 1 (ValueError: bad); it is started again" in err
     assert "member 1 has drained, and not on our behalf; it is started again" in err
     assert f"member 1 was killed by signal {signal.SIGRTMIN + 1}; it is started again" in err
-    assert "last error: ValueError: bad" in err
+    assert f"last error: its process was killed by signal {signal.SIGRTMIN + 1}" in err
     assert "4 restarts" in err
     assert "member 0 " not in err.replace("draining member 0 ", "")
 
@@ -290,11 +291,20 @@ def output_that_nobody_reads() -> TextIO:
     return os.fdopen(writing, "w")
 
 
-async def test_nobody_reads_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A closed output is no reason to end the work."""
-    showing = Showing(interval=0.01, as_json=True, status_file=None)
-    with output_that_nobody_reads() as closed:
-        monkeypatch.setattr(sys, "stdout", closed)
+def output_on_a_full_disk() -> TextIO:
+    """A file that takes nothing."""
+    return Path("/dev/full").open("w")
+
+
+@pytest.mark.parametrize("make_output", [output_that_nobody_reads, output_on_a_full_disk])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+async def test_nobody_takes_the_statistics(
+    monkeypatch: pytest.MonkeyPatch, name: str, make_output: Callable[[], TextIO]
+) -> None:
+    """An output that is closed, or full, is no reason to end the work."""
+    showing = Showing(interval=0.01, as_json=name == "stdout", status_file=None)
+    with suppress(OSError), make_output() as closed:  # what couldn't be written is tried once more at the end
+        monkeypatch.setattr(sys, name, closed)
         async with supervised(DRAINS, showing=showing) as status:
             await until(lambda: len(log()) == 1)
             await trio.sleep(0.05)
@@ -319,6 +329,25 @@ async def test_a_status_file_that_cannot_be_written_any_more(capsys: Capture, fo
     complaints += capsys.readouterr().err
     assert status == [0]
     assert complaints.count("the status file can't be written, so health checks will fail") == 1
+
+
+class FailingMember:
+    """A member whose client had trouble before its handler failed."""
+
+    async def run(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("no such customer")
+
+    def report(self) -> MemberReport:
+        return MemberReport(statistics=consumer_statistics(last_error="the broker was away"))
+
+
+async def test_what_ends_a_lone_member_is_its_last_error(capsys: Capture) -> None:
+    """And not what its client had reported before."""
+    member: Any = FailingMember()
+    with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        await run_alone(member, 0, SILENT)
+    assert "last error: RuntimeError: no such customer" in capsys.readouterr().err
 
 
 def test_what_handlers_start_does_not_inherit_the_link() -> None:

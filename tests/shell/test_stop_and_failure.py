@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import pytest
@@ -11,7 +14,7 @@ from confluent_kafka import KafkaError as ClientError
 from shell.kit import NEVER, P0, P1, HandlerError, Handling, World, error, later, of, settle
 from trio.testing import MockClock
 
-from trio_parallel_kafka import parallel_consumer
+from trio_parallel_kafka import Attempt, Execute, ExecutionEngine, ParallelConsumer, parallel_consumer
 from trio_parallel_kafka.control.dispatcher import Dispatcher
 from trio_parallel_kafka.errors import (
     ConsumerClosedError,
@@ -38,6 +41,55 @@ async def test_stop_finishes_what_is_buffered(autojump_clock: MockClock, world: 
     assert not world.client.owned
     assert not world.client.left_owned
     assert pc.statistics().state == "closed"
+
+
+@pytest.mark.parametrize("wait", [1.0, 5.0])
+async def test_stop_does_not_wait_for_an_engine(autojump_clock: MockClock, world: World, wait: float) -> None:
+    """One that doesn't open within ``shutdown_timeout`` is given up; who waits for the start of ``run`` goes on."""
+    world.broker.produce(P0, "abc")
+    async with parallel_consumer(world.config(shutdown_timeout=3)) as pc, trio.open_nursery() as nursery:
+        nursery.start_soon(later, wait, pc.stop)
+        nursery.start_soon(later, wait + 1, pc.stop)  # changes nothing
+        await nursery.start(functools.partial(pc.run, Handling(), engine=NeverOpen()))
+        assert trio.current_time() == pytest.approx(wait + 3, abs=0.5)
+    assert not world.client.left_owned
+    assert pc.statistics().state == "closed"
+
+
+async def test_stop_at_the_moment_when_an_engine_is_open(autojump_clock: MockClock, world: World) -> None:
+    """Nothing is started by it any more."""
+    world.broker.produce(P0, "abc")
+    handle = Handling()
+    async with parallel_consumer(world.config(shutdown_timeout=0)) as pc, trio.open_nursery() as nursery:
+        await nursery.start(functools.partial(pc.run, handle, engine=StopsWhenOpen(pc)))
+    assert not handle.started
+    assert pc.statistics().state == "closed"
+
+
+class NeverOpen(ExecutionEngine):
+    """Takes for ever to open."""
+
+    @asynccontextmanager
+    async def open(self, handler: object) -> AsyncIterator[Execute]:
+        await trio.sleep_forever()
+        raise AssertionError
+        yield
+
+
+class StopsWhenOpen(ExecutionEngine):
+    """Opens in the same moment in which its consumer is stopped."""
+
+    def __init__(self, consumer: ParallelConsumer) -> None:
+        self._consumer = consumer
+
+    @asynccontextmanager
+    async def open(self, handler: object) -> AsyncIterator[Execute]:
+        self._consumer.stop()
+
+        async def execute(given: object, attempt: Attempt) -> None:
+            raise AssertionError
+
+        yield execute
 
 
 async def test_stop_cancels_what_hangs_at_its_timeout(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Final
 
 PROGRAM: Final = "trio-parallel-kafka"
 
 
 def say(text: str) -> None:
-    """Print a line on the standard error, with the program's name before it."""
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+    """Print a line on the standard error, with the program's name before it; if nobody takes it, all else goes on."""
+    with suppress(OSError):
+        print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
 
 
 def complain(error: BaseException) -> None:

@@ -40,13 +40,16 @@ async def run_alone(member: Member, index: int, showing: Showing) -> int:
 
     async with showing.of(snapshot), trio.open_nursery() as nursery:
         await nursery.start(drain_on_signal, drain)
+        failure: str | None = None
         try:
             await member.run()
         except BaseException as error:
-            entry.fails(describe(error))
+            failure = describe(error)
             raise
         finally:
             entry.take(member.report())
+            if failure is not None:
+                entry.fails(failure)  # after the report, whose error is of earlier
             entry.ended()
             roster.state = STOPPED
         nursery.cancel_scope.cancel()

@@ -52,5 +52,6 @@ class Announcer:
 def _print(line: str) -> None:
     try:
         print(line, flush=True)
-    except BrokenPipeError:  # nobody reads it any more; that is no reason to end the work
+    except OSError as error:  # nobody reads it any more, or the disk is full; that is no reason to end the work
         discard_output()
+        say(f"the statistics can't be written any more: {error}")

@@ -43,13 +43,15 @@ class MemberKeeper:
         self._policy: Final = policy
         self._draining: Final = draining
         self._give_up: Final = give_up
-        self.has_failed = False
+        self.has_failed: bool = False
 
     async def keep(self) -> None:
         """Keep it alive until it has drained, or can't live. Cancellation kills it."""
         while not self._draining.is_set():
             status = await self._live()
             self.has_failed = status != 0
+            if self.has_failed and self._entry.failure is None:
+                self._entry.ended_so(f"its process {self._how_it_ended(status)}")
             if status == UNUSABLE:
                 self._give_up(self._entry.failure or "see what it has printed")
             elif not self._draining.is_set():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import trio
@@ -65,6 +67,31 @@ class MemberEnd:
                 while unsent:
                     unsent = unsent[await connection.send(unsent) :]
                 await trio.sleep(every)
+
+    @contextmanager
+    def watched(self, when_asked: Callable[[], None]) -> Iterator[None]:
+        """For the length of a block: call this once the supervisor asks to drain, or is dead.
+
+        It is called in a thread, so that a handler that blocks the loop doesn't keep it from being called.
+        """
+        is_over = False
+        link = select.poll()
+        link.register(self._socket, select.POLLIN)
+
+        def watch() -> None:
+            link.poll()
+            if not is_over:
+                when_asked()
+
+        thread = threading.Thread(target=watch, name="waits for the supervisor", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over = True
+            with suppress(OSError):  # some systems refuse it once the supervisor is gone, and the thread has ended then
+                self._socket.shutdown(socket.SHUT_RD)  # that is what the thread wakes up from
+            thread.join()
 
     async def wait_until_asked_to_drain(self) -> None:  # noqa: ASYNC910 - likewise
         """Wait until the supervisor asks for it, or is dead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,7 @@ UNUSABLE: Final = 2
 """Exit status of a member that can't ever work as it is configured."""
 
 _MARGIN: Final = 10.0
+_STDERR: Final = 2  # not sys.stderr: that may be missing, or be something of the handler's that is no file
 
 
 def longest_drain(config: ConsumerConfig) -> float:
@@ -44,7 +46,9 @@ def run_linked(make: Callable[[], Member], descriptor: int) -> int:
     """
     link = MemberEnd(descriptor)
     try:
-        trio.run(_serve, make(), link, restrict_keyboard_interrupt_to_checkpoints=True)
+        member = make()
+        with link.watched(functools.partial(_end_if_it_hangs, member.config)):
+            trio.run(_serve, member, link, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseException as error:
         link.say_last(MemberReport(failure=describe(error)))
         if is_beyond_restarts(error):
@@ -57,11 +61,18 @@ def run_linked(make: Callable[[], Member], descriptor: int) -> int:
     return 0
 
 
+def _end_if_it_hangs(config: ConsumerConfig) -> None:
+    """Show where a drain hangs that begins now, and end the process.
+
+    A handler that blocks the loop, or doesn't react to its cancellation, would keep it for ever, with nobody to end it
+    once the supervisor is dead.
+    """
+    faulthandler.dump_traceback_later(longest_drain(config), exit=True, file=_STDERR)
+
+
 async def _serve(member: Member, link: MemberEnd) -> None:  # noqa: ASYNC910 - run() has one
     def drain() -> None:
-        # A handler that doesn't react to its cancellation would keep the process for ever, with nobody to end it once
-        # the supervisor is dead. This shows where it hangs; it works beside a loop that is blocked, too.
-        faulthandler.dump_traceback_later(longest_drain(member.config), exit=True)
+        _end_if_it_hangs(member.config)
         member.drain()
 
     async def drain_when_asked() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 import trio
@@ -63,9 +64,21 @@ async def drain_on_signal(
     drain: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:  # noqa: ASYNC910 - a task of its own
     """Drain on the first signal; leave the second to the operating system, which ends the process even if it hangs."""
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+    asked = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def obey(_number: int, _frame: FrameType | None) -> None:
+        # Not in a task, which a handler that blocks the loop would keep from running.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        token.run_sync_soon(asked.set)
+
+    before = {number: signal.signal(number, obey) for number in STOP_SIGNALS}
+    try:
         task_status.started()
-        async for _ in signals:
-            for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            drain()
+        await asked.wait()
+        drain()
+        await trio.sleep_forever()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -44,10 +44,10 @@ class MemberEntry:
     def __init__(self, index: int) -> None:
         self.index: Final = index
         self.pid: int | None = None
-        self.failures_in_a_row = 0
+        self.failures_in_a_row: int = 0
         self.failure: str | None = None
         self.last_error: str | None = None
-        self.last_error_at = -math.inf
+        self.last_error_at: float = -math.inf
         self._phase = STARTING
         self._report = NOTHING_YET
         self._reported_at = trio.current_time()
@@ -78,6 +78,10 @@ class MemberEntry:
         """This ends it."""
         self.failure = why
         self._note_error(why)
+
+    def ended_so(self, how: str) -> None:
+        """It couldn't say itself how it ended."""
+        self._note_error(how)
 
     def ended(self) -> None:
         """Its process is gone."""

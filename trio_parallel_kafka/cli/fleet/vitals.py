@@ -14,7 +14,7 @@ LOOPING_FROM: Final = 3
 """Failures in a row from which on a member is taken to fail again and again."""
 
 SETTLING: Final = 15.0
-"""Seconds within which a member gets partitions if there are any left for it."""
+"""Seconds within which a member gets partitions if there are any left for it, or fails again if it always does."""
 
 
 @attrs.frozen
@@ -63,7 +63,8 @@ def _in_short(statistics: FleetStatistics) -> str:
 
 def _hopeless(member: MemberStatistics, max_age: float) -> str | None:
     """Why nothing is to be expected of it."""
-    if member.failures_in_a_row >= LOOPING_FROM:
+    has_recovered = member.state == RUNNING and member.running_for >= SETTLING
+    if member.failures_in_a_row >= LOOPING_FROM and not has_recovered:
         return f"member {member.index} has failed {member.failures_in_a_row} times in a row: {member.last_error}"
     return _silent(member, max_age)
 
