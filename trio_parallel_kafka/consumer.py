@@ -62,6 +62,7 @@ class ParallelConsumer:
         self._engine = engine_of(config)
         self._state = State.OPEN
         self._scope: Final = trio.CancelScope()
+        self._opening: trio.CancelScope | None = None
         self._has_ended: Final = trio.Event()
 
     async def run(  # noqa: ASYNC128 - _announce() says started
@@ -171,14 +172,20 @@ class ParallelConsumer:
         self._begin()
         self._engine = engine
         problems: list[ParallelKafkaError] = []
+        self._opening = opening = trio.CancelScope()
         try:
             with self._scope:
                 try:
-                    async with opened as execute:
-                        await self._serve(visits(execute), task_status, problems)
+                    with opening:
+                        async with opened as execute:
+                            if not opening.cancel_called:
+                                self._opening, opening.deadline = None, math.inf
+                                await self._serve(visits(execute), task_status, problems)
                 finally:
-                    if self._state is State.RUNNING:  # the engine couldn't be opened
+                    if self._state is State.RUNNING:  # the engine wasn't opened
                         await self._leave(problems)  # noqa: ASYNC102 - it shields and bounds itself
+                if self._opening is not None:
+                    task_status.started()  # stopped before: whoever waits for the start has to be told
         except BaseException as error:  # noqa: ASYNC103 - a cancellation gives way to what there is to say
             if not is_cancellation(error) or not (problems or self._controller.outcome):
                 add_notes(error, problems)
@@ -202,8 +209,12 @@ class ParallelConsumer:
         Returns at once; does nothing when it was called before or the block has ended. Not for signal handlers or
         other threads: there, use :meth:`trio.lowlevel.TrioToken.run_sync_soon`.
         """
-        if self._state is not State.CLOSED:
-            self._controller.stop()
+        if self._state is State.CLOSED:
+            return
+        self._controller.stop()
+        if self._opening is not None:  # which may take for ever
+            patience_ends = trio.current_time() + self._config.shutdown_timeout
+            self._opening.deadline = min(self._opening.deadline, patience_ends)
 
     def pause(self, partitions: Iterable[tuple[str, int]] | None = None) -> None:
         """Start no handlers, until :meth:`resume`. What runs goes on, and so does fetching, until the buffers are full.
@@ -395,7 +406,7 @@ def _stuck_error(lanes: Sequence[Lane[Record]]) -> HandlerStuckError:
     more = f" (and {len(lanes) - 1} more)" if len(lanes) > 1 else ""
     return HandlerStuckError(
         f"the handler of {first!r}{more} didn't react to its cancellation; everything else was committed and let go, "
-        "and its record will be handled again",
+        "and its record will be handled again unless it was given up before",
         topic=first.topic,
         partition=first.partition,
         offset=first.offset,

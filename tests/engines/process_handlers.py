@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -52,13 +50,19 @@ def initialize() -> None:
 
 def initialize_badly() -> None:
     """Fail in a way that can't be told by pickle."""
-    raise Unreadable("no model", "here")
+    raise UnreadableError("no model", "here")
 
 
 def initialize_badly_and_linger() -> None:
     """Fail, and keep the process from ending."""
     threading.Thread(target=hang, args=("",)).start()
     initialize_badly()
+
+
+def fail_always(path: Path) -> None:
+    """Fail, and leave a trace of it."""
+    note(str(path), "failed")
+    raise ValueError("never")
 
 
 def fail_but_first(path: Path) -> None:
@@ -85,11 +89,20 @@ def of_two(first: int, record: Record[Any, Any]) -> int:
     return first + record.offset
 
 
+def offsets(batch: tuple[Record[Any, Any], ...]) -> list[int]:
+    """A handler of batches."""
+    return [record.offset for record in batch]
+
+
 class Adder:
     """An object with methods that are handlers."""
 
     def __init__(self, first: int) -> None:
         self.first = first
+
+    @staticmethod
+    def named(record: Record[Any, Any]) -> int:
+        return 1000 + record.offset
 
     def add(self, record: Record[Any, Any]) -> int:
         return self.first + record.offset
@@ -98,7 +111,7 @@ class Adder:
         return self.first + record.offset
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Can be pickled, not unpickled."""
 
     def __init__(self, first: str, second: str) -> None:
@@ -109,7 +122,7 @@ class Unreadable(Exception):
         return type(self), self.args
 
 
-class Mute(Exception):
+class MuteError(Exception):
     """Can't even say what it is."""
 
     def __reduce__(self) -> NoReturn:
@@ -119,7 +132,7 @@ class Mute(Exception):
         raise ValueError("no words")
 
 
-class Detailed(Exception):
+class DetailedError(Exception):
     """Has more than a message."""
 
     def __init__(self, message: str, *, code: int) -> None:
@@ -161,33 +174,39 @@ def _at_home(pid: int) -> Exception:
     return ForeignError("at home")
 
 
-# Actions
+# Actions: each gets the rest of the record's value.
 
 
 def give(argument: str) -> object:
-    return eval(argument)  # noqa: PGH001 - the tests' own
+    """Evaluate a Python expression."""
+    return eval(argument)
 
 
 def wait_for(path: str) -> None:
+    """Be held up until there is such a file."""
     while not Path(path).exists():
         time.sleep(0.001)
 
 
 def hang(argument: str) -> NoReturn:
+    """Sleep for good."""
     while True:
         time.sleep(1)
 
 
 def burn(argument: str) -> NoReturn:
+    """Keep a core busy for good."""
     while True:
         pass
 
 
 def kill_oneself(argument: str) -> None:
+    """Die as if for want of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def segfault(argument: str) -> None:
+    """Die as C code does."""
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     ctypes.string_at(0)
 
@@ -200,38 +219,44 @@ def die_afterwards(argument: str) -> object:
         end(board, index, state)
         os._exit(6)
 
-    Board.end = end_and_exit  # type: ignore[method-assign]
+    Board.end = end_and_exit  # type: ignore[assignment,method-assign]
     return give(argument)
 
 
 def fail(argument: str) -> NoReturn:
+    """Raise what has a cause, a note and attributes."""
+    error = DetailedError("it went wrong", code=7)
+    error.add_note("look at the code")
     try:
-        raise KeyError(argument)
+        os.environ[argument]
     except KeyError as cause:
-        error = Detailed("it went wrong", code=7)
-        error.add_note("look at the code")
         raise error from cause
+    raise error
 
 
 def fail_with_lock(argument: str) -> NoReturn:
+    """Raise what can't be pickled."""
     raise ValueError(argument, threading.Lock())
 
 
 def raise_error(argument: str) -> NoReturn:
-    raise eval(argument)  # noqa: PGH001 - the tests' own
+    """Raise what an expression gives."""
+    raise eval(argument)
 
 
 def run_program(argument: str) -> str:
+    """Run Python code in a subprocess, and give its output."""
     return subprocess.run([sys.executable, "-c", argument], capture_output=True, text=True, check=True).stdout
 
 
-def fork_and_come_back(argument: str) -> str | None:
-    """Both processes return from here."""
+def fork_and_come_back(argument: str) -> object:
+    """The parent returns from here; the child does something else, and returns, too."""
     pid = os.fork()
     if pid:
         _, status = os.waitpid(pid, 0)
         return f"the child ended with {os.waitstatus_to_exitcode(status)}"
-    return argument
+    action, _, rest = argument.partition(" ")
+    return ACTIONS[action](rest)
 
 
 def fork_and_hang(path: str) -> NoReturn:
@@ -264,9 +289,8 @@ ACTIONS: dict[str, Callable[[str], object]] = {
     "fail-with-lock": fail_with_lock,
     "raise": raise_error,
     "leave": lambda status: sys.exit(int(status)),
-    "print": functools.partial(print),
-    "initialized": lambda argument: initialized,
-    "pid": lambda argument: os.getpid(),
+    "initialized": lambda _: initialized,
+    "pid": lambda _: os.getpid(),
     "run": run_program,
     "fork-and-come-back": fork_and_come_back,
     "fork-and-hang": fork_and_hang,

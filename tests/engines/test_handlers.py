@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from trio_parallel_kafka import (
     Execute,
     ExecutionEngine,
     InvalidHandlerError,
+    Record,
     parallel_consumer,
 )
 from trio_parallel_kafka.errors import WorkerStartError
@@ -95,6 +98,30 @@ def test_wrong_names(name: str, message: str) -> None:
     """What is wrong with a name is said."""
     with pytest.raises(InvalidHandlerError, match=message):
         imported(name)
+
+
+def test_module_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a module raises as it is imported may pass: it leaves as it is, and says where it comes from."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "without_database.py").write_text("raise OSError('no database')")
+    with pytest.raises(OSError, match="no database") as caught:
+        imported("without_database:handle")
+    assert caught.value.__notes__ == ["while importing the handler 'without_database:handle'"]
+
+
+def yielding(record: Record) -> Iterator[object]:
+    """A handler that makes one thing after another."""
+    yield record.offset
+    yield threading.current_thread() is threading.main_thread()
+
+
+@pytest.mark.parametrize(
+    ("engine", "is_main"), [(ThreadEngine(1), False), (ProcessEngine(1), True)], ids=["thread", "process"]
+)
+async def test_what_a_handler_yields_is_made_where_it_runs(engine: ExecutionEngine, is_main: bool) -> None:
+    """So a generator blocks nothing but its own thread, and needn't leave its process."""
+    async with engine.open(yielding) as execute:
+        assert await execute(Record("orders", 0, 7), Attempt(None)) == (7, is_main)
 
 
 def test_engine_by_configuration() -> None:

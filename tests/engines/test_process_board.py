@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from engines.process_kit import open_files
 from hypothesis import example, given, strategies as st
 
 from trio_parallel_kafka.execution.engines import board as board_module
@@ -21,7 +22,6 @@ from trio_parallel_kafka.execution.engines.board import (
     SETTLED,
     SKIPPED,
     WAITING,
-    Board,
     join_board,
     open_board,
 )
@@ -100,23 +100,23 @@ def test_memory_goes_with_its_block(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if not has_memfd:
         monkeypatch.delattr(os, "memfd_create")
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     with open_board() as (board, path):
         other = join_board(path)
         board.mark(7)
         assert not other.begin(7)
         other.close()
         assert len(list(tmp_path.iterdir())) == (0 if has_memfd else 1)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files() == before
     assert not list(tmp_path.iterdir())
 
 
 def test_board_is_let_go_when_its_block_fails() -> None:
     """An error in the block closes the memory, too."""
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     with pytest.raises(KeyError), open_board():
         raise KeyError
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files() == before
 
 
 class View(bytearray):

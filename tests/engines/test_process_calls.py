@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+from engines.process_handlers import Foreign
 from trio.testing import wait_all_tasks_blocked
 
-from engines.process_handlers import Foreign
 from trio_parallel_kafka import Record
-from trio_parallel_kafka.errors import InvalidResultError, SerializationError
+from trio_parallel_kafka.errors import InvalidResultError, SerializationError, WorkerDiedError
 from trio_parallel_kafka.execution.engine import Attempt
 from trio_parallel_kafka.execution.engines.calls import Call, CallQueue
 
@@ -80,7 +80,7 @@ async def test_answer_that_cannot_be_read_is_an_error() -> None:
     (call,) = calls(1)
     payload = pickle.dumps((Foreign(), None)).replace(b"_at_home", b"_no_home")
     call.end_with(payload)
-    with pytest.raises(InvalidResultError, match="can't be read here: AttributeError: .*_no_home") as caught:
+    with pytest.raises(InvalidResultError, match=r"can't be read here: AttributeError: .*_no_home") as caught:
         await call.answer()
     assert isinstance(caught.value.__cause__, AttributeError)
 
@@ -88,7 +88,9 @@ async def test_answer_that_cannot_be_read_is_an_error() -> None:
 def test_record_that_cannot_be_pickled_is_refused() -> None:
     """The error says what couldn't cross, and what makes such things."""
     record = Record("topic", 0, 7).decoded("key", threading.Lock())
-    with pytest.raises(SerializationError, match=r"can't be sent.*cannot pickle '_thread.lock'.*deserialisers") as caught:
+    with pytest.raises(
+        SerializationError, match=r"can't be sent.*cannot pickle '_thread.lock'.*deserialisers"
+    ) as caught:
         Call(record, Attempt(None))
     assert isinstance(caught.value.__cause__, TypeError)
 
@@ -213,6 +215,32 @@ async def test_crew_that_leaves_calls_wakes_the_next() -> None:
         await wait_all_tasks_blocked()
         queue.put_back(calls(3))
     assert sorted(hands.chunks) == [[0], [1], [2]]
+
+
+async def test_queue_tells_whether_somebody_waits_in_vain() -> None:
+    """That is a crew that found no call, and hasn't been woken since."""
+    queue = CallQueue(2)
+    assert not queue.is_starving
+    async with trio.open_nursery() as nursery:
+        Hands(queue, nursery, 2)
+        await wait_all_tasks_blocked()
+        assert queue.is_starving
+        first, second = calls(2)
+        queue.put(first)
+        assert queue.is_starving
+        queue.put(second)
+        assert not queue.is_starving
+
+
+async def test_queue_that_is_closed_fails_its_calls() -> None:
+    """Whoever waits for them still is told so, and not that they succeeded."""
+    queue = CallQueue(1)
+    (call,) = calls(1)
+    queue.put(call)
+    queue.close()
+    with pytest.raises(WorkerDiedError, match="the engine was closed before the record was handled"):
+        await call.answer()
+    assert not queue
 
 
 async def test_crew_that_was_woken_in_vain_waits_on() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
-
 from engines.process_handlers import act_async
-from engines.process_kit import Driver, is_alive, lines, opened, record, wait_until
+from engines.process_kit import Driver, is_alive, lines, make, opened, record, wait_until
+
 from trio_parallel_kafka import Record
 from trio_parallel_kafka.errors import WorkerDiedError
 from trio_parallel_kafka.execution.engines import crew as crew_module
@@ -51,11 +50,11 @@ def state(driver: Driver, offset: int) -> int:
 @pytest.mark.parametrize("handler", ["engines.process_handlers:act", act_async], ids=["sync", "async"])
 @pytest.mark.parametrize("action", ["hang", "burn"])
 async def test_timeout_kills_the_process(journal: Path, handler: object, action: str) -> None:
-    """The record that the process was on fails, and its process is gone by then; all others of its chunk are handled."""
+    """The record that the process was on fails when that is gone; all others of its chunk are handled."""
     async with opened(handler) as driver, trio.open_nursery() as nursery:
         for offset in range(10):
             nursery.start_soon(driver.handle, record(offset, f"give {offset}", key=journal))
-        await driver.handle(record(10, action, key=journal), timeout=0.1)
+        await driver.handle(record(10, action, key=journal), time=0.1)
         assert driver.results[10] == "timeout"
         (pid,) = (int(line.split()[1]) for line in lines(journal) if line.startswith("10 "))
         assert not is_alive(pid)
@@ -71,7 +70,7 @@ async def test_time_in_the_queue_does_not_count(gate: Path) -> None:
         await wait_until(lambda: state(driver, 0) == RUNNING)
         nursery.start_soon(driver.handle, record(1, "give 1"), 0.5)
         await trio.sleep(0.6)
-        gate.touch()
+        make(gate)
     assert driver.results == {0: None, 1: 1}
 
 
@@ -84,7 +83,7 @@ async def test_long_call_holds_up_no_other(gate: Path, journal: Path) -> None:
             if call is not calls[1]:
                 await call.answer()
         assert not calls[1].is_over
-        gate.touch()
+        make(gate)
         await calls[1].answer()
         pids = dict(map(str.split, lines(journal)))
     assert sorted(handled(journal)) == list(range(8))
@@ -102,7 +101,7 @@ async def test_queued_call_is_never_run(gate: Path, journal: Path) -> None:
         assert driver.engine.statistics().busy == 1
         driver.scopes[1].cancel()
         await wait_until(lambda: driver.engine.statistics().waiting == 0)
-        gate.touch()
+        make(gate)
     assert driver.results == {0: None}
     assert handled(journal) == [0]
     assert driver.engine.statistics().killed == 0
@@ -119,7 +118,7 @@ async def test_call_that_has_not_begun_is_never_run(gate: Path, journal: Path) -
         await driver.engine._queue.take_back(second)
         assert second.is_over
         assert not first.is_over
-        gate.touch()
+        make(gate)
         assert await first.answer() is None
         assert await third.answer() == 2
     assert handled(journal) == [0, 2]
@@ -128,10 +127,13 @@ async def test_call_that_has_not_begun_is_never_run(gate: Path, journal: Path) -
 
 @pytest.mark.usefixtures("nothing_is_overdue")
 async def test_running_call_is_killed(journal: Path) -> None:
-    """Given up while it runs, it is over when its process is gone. What was done stays done, the rest is run elsewhere."""
+    """Given up while it runs, it ends with its process. What was done stays done, the rest is run elsewhere."""
     async with opened() as driver:
         done, answered, hanging, waiting = driver.put(
-            record(0, key=journal), record(1, "give 1", key=journal), record(2, "hang", key=journal), record(3, key=journal)
+            record(0, key=journal),
+            record(1, "give 1", key=journal),
+            record(2, "hang", key=journal),
+            record(3, key=journal),
         )
         await wait_until(lambda: state(driver, 2) == RUNNING)
         await driver.engine._queue.take_back(hanging)
@@ -154,7 +156,7 @@ async def test_finished_call_takes_nobody_along(gate: Path, journal: Path, value
         assert state(driver, 0) == ended
         await driver.engine._queue.take_back(finished)
         assert finished.is_over
-        gate.touch()
+        make(gate)
         assert await running.answer() is None
     assert handled(journal) == [0, 1]
     assert driver.engine.statistics().killed == 0
@@ -168,7 +170,7 @@ async def test_all_calls_may_be_given_up_at_once(gate: Path, journal: Path) -> N
             async with trio.open_nursery() as nursery:
                 for offset, value in enumerate(["give None", "give 1", "hang", "hang", "give 1"]):
                     nursery.start_soon(driver.handle, record(offset, value, key=journal))
-                await wait_until(lambda: any(crew._board.running() for crew in driver.engine._crews))
+                await wait_until(lambda: any(crew.is_busy and crew._board.running() for crew in driver.engine._crews))
                 nursery.start_soon(driver.handle, record(5, key=journal))
                 await wait_until(lambda: driver.engine.statistics().waiting == 1)
                 scope.cancel()
@@ -190,6 +192,7 @@ async def test_block_that_is_left_ends_its_calls(journal: Path) -> None:
     assert scope.cancelled_caught
     assert not driver.results
     assert not [pid for pid in (int(line.split()[1]) for line in lines(journal)) if is_alive(pid)]
+    assert driver.engine.statistics().killed == 2
 
 
 async def test_call_that_outlives_the_block_has_failed(journal: Path) -> None:
@@ -208,5 +211,3 @@ async def test_idle_block_is_left_at_once() -> None:
     async with opened(workers=2) as driver:
         assert driver.engine.statistics().busy == 0
     assert driver.engine.statistics() == type(driver.engine.statistics())(mode="process")
-
-

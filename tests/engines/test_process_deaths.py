@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import functools
-import logging
+import itertools
 import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
-
 from engines import process_handlers
 from engines.process_kit import Driver, hasty_restarts, is_alive, lines, opened, record, records, wait_until
+from trio.testing import MockClock
+from trio_parallel import _proc
+
 from trio_parallel_kafka.errors import WorkerDiedError, WorkerStartError
-from trio_parallel_kafka.execution.engines import crew as crew_module
+from trio_parallel_kafka.execution.engines import crew as crew_module, worker_process
 from trio_parallel_kafka.execution.engines.calls import CallQueue
-from trio_parallel_kafka.execution.engines.crew import FIRST_PAUSE, FIRST_TRIES, LONGEST_PAUSE, TRIES, WorkerCrew
+from trio_parallel_kafka.execution.engines.crew import (
+    DEATHS,
+    FIRST_PAUSE,
+    FIRST_TRIES,
+    LONGEST_PAUSE,
+    TRIES,
+    WorkerCrew,
+)
 from trio_parallel_kafka.execution.engines.worker_process import Orders
 
 
@@ -37,13 +46,13 @@ def died_on(driver: Driver, offset: int) -> str:
         ("kill", "killed by SIGKILL, perhaps for want of memory"),
         ("segfault", "killed by SIGSEGV"),
         ("give DeadlyToPickle()", "it exited with status 4"),
-        ("raise Detailed(DeadlyToPickle(), code=1)", "it exited with status 4"),
+        ("raise DetailedError(DeadlyToPickle(), code=1)", "it exited with status 4"),
     ],
 )
 async def test_record_fails_whose_process_died(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, value: str, how: str
 ) -> None:
-    """It fails by what its process died of; the others of its chunk return what they return, and no attempt is counted."""
+    """It fails by what its process died of; the others of its chunk return what they return."""
     journal = tmp_path / "journal"
     others = [record(offset, f"give {offset}", key=journal) for offset in range(6)]
     async with opened() as driver:
@@ -92,7 +101,7 @@ async def test_death_between_records_blames_none(caplog: pytest.LogCaptureFixtur
         assert await calls[3].answer() is None
     assert [re.sub(r"process \d*", "process", message) for message in caplog.messages] == [
         "worker process died: it exited with status 6; it was between two records",
-        "worker process died: it exited with status 6; it was on <Record topic[0]@1 key=None attempt=1 assignment_epoch=0>",
+        f"worker process died: it exited with status 6; it was on {record(1)!r}",
     ]
     assert driver.engine.statistics().died == 2
 
@@ -102,7 +111,6 @@ async def test_record_that_is_done_has_not_failed(caplog: pytest.LogCaptureFixtu
     async with opened() as driver:
         for offset in range(TRIES):
             assert await driver.call("die-afterwards None", offset) is None
-            assert driver.engine._crews[0]._fruitless == 0
     assert driver.engine.statistics().died == TRIES
     assert not [message for message in caplog.messages if "between two records" not in message]
 
@@ -168,24 +176,56 @@ async def test_engine_gives_up_in_the_end(tmp_path: Path, kind: str) -> None:
     dying = functools.partial(process_handlers.exit_in, set(range(2, 100)), started)
     failing = functools.partial(process_handlers.fail_but_first, started)
     reason = {"die": "die before they handle anything: it exited with status 5", "fail": "ValueError: no second one"}
-    with hasty_restarts(), pytest.raises(WorkerStartError, match=reason[kind]):
+    results: dict[int, Any] = {}
+
+    async def handle() -> None:
         async with opened(initializer={"die": dying, "fail": failing}[kind]) as driver:
-            await driver.handle_all(records("exit 3", "give 1"))
-            pytest.fail("the second can't be handled")
-    assert list(driver.results) == [0]
+            try:
+                await driver.handle_all(records("exit 3", "give 1"))
+            finally:
+                results.update(driver.results)
+
+    with hasty_restarts(), pytest.raises(WorkerStartError, match=reason[kind]):
+        await handle()
+    assert list(results) == [0]
     assert len(lines(started)) == 1 + TRIES
 
 
 async def test_pause_grows_with_each_vain_start(autojump_clock: MockClock) -> None:
-    """None after a process that has handled something; then twice as long each time, up to a bound."""
+    """Twice as long each time, up to a bound; then it is given up."""
     crew = WorkerCrew(CallQueue(1), Orders(b"", b"", None, None), "spawn")
-    pauses = []
-    for crew._fruitless in range(10):
-        started = trio.current_time()
-        await crew._pause()
-        pauses.append(trio.current_time() - started)
-    assert pauses == pytest.approx([0, *(min(LONGEST_PAUSE, FIRST_PAUSE * 2**n) for n in range(1, 10))])
-    assert pauses[1] < pauses[2] < pauses[-1] == pytest.approx(LONGEST_PAUSE)
+    crew.ready.set()
+    tried = []
+
+    async def refuse(_function: object) -> None:
+        tried.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        raise OSError("no more processes")
+
+    crew._run_sync = refuse
+    with pytest.raises(WorkerStartError, match="no more processes"):
+        await crew._start()
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert pauses == pytest.approx([min(LONGEST_PAUSE, FIRST_PAUSE * 2**n) for n in range(1, TRIES)])
+    assert pauses[0] < pauses[1] < pauses[-1] == pytest.approx(LONGEST_PAUSE)
+
+
+async def test_record_that_kills_as_it_is_given_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    """Processes that die as they are given a chunk, and announce nothing: its calls are put to the test alone."""
+    async with opened() as driver:
+        crew = driver.engine._crews[0]
+        run_sync, deadly = crew._run_sync, driver.put(*records("give 0", "give 1", "give 2"))
+
+        async def run(function: Any, *args: Any) -> Any:
+            if function is worker_process.run and deadly[1].payload in args[1]:
+                raise OSError("it choked")
+            return await run_sync(function, *args)
+
+        crew._run_sync = run
+        with pytest.raises(WorkerDiedError, match="it choked"):
+            await deadly[1].answer()
+        assert [await deadly[0].answer(), await deadly[2].answer()] == [0, 2]
+    assert driver.engine.statistics().died == 1 + DEATHS
 
 
 async def test_process_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +236,6 @@ async def test_process_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> No
         tries.append(worker)
         await trio.lowlevel.checkpoint()
         raise BlockingIOError("no more processes")
-
-    from trio_parallel import _proc
 
     monkeypatch.setattr(_proc.ForkserverProcWorker, "start", refuse)
     with hasty_restarts(), pytest.raises(WorkerStartError, match="BlockingIOError: no more processes"):

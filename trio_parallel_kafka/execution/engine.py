@@ -86,7 +86,7 @@ class ExecutionEngine(abc.ABC):
             handler: a function of a record, or, for ``run_batches``, of a tuple of records; or ``"module:function"``.
 
         Raises:
-            InvalidHandlerError: the engine can't run it. To be raised by this call, not by the block.
+            InvalidHandlerError: the engine can't run it. To be raised by this call, not by the block, if that is known.
         """
 
     def statistics(self) -> EngineStatistics:

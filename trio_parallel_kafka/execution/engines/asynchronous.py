@@ -28,7 +28,7 @@ class Direct:
 class AsyncEngine(ExecutionEngine):
     """Awaits handlers in the worker tasks."""
 
-    mode = "async"
+    mode: str = "async"
 
     def open(self, handler: AnyHandler | str) -> AbstractAsyncContextManager[Execute]:
         handler = imported(handler)

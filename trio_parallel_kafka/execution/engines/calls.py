@@ -32,6 +32,7 @@ class Call:
         crew: who has it in its hands, if anybody.
         index: its place in the crew's chunk.
         is_alone: it is to be the only call of its chunk, because others died without saying on which they were.
+        deaths: processes that have died as they were given it, alone.
         is_wanted: somebody waits for it.
         is_over: nothing more happens to it: it is answered, or taken back.
 
@@ -45,6 +46,7 @@ class Call:
         "_result",
         "attempt",
         "crew",
+        "deaths",
         "given",
         "index",
         "is_alone",
@@ -60,6 +62,7 @@ class Call:
         self.crew: Crew | None = None
         self.index: int = 0
         self.is_alone: bool = False
+        self.deaths: int = 0
         self.is_wanted: bool = True
         self.is_over: bool = False
         self._answered: Final = trio.Event()
@@ -117,6 +120,11 @@ class CallQueue:
     def __len__(self) -> int:
         return len(self._calls)
 
+    @property
+    def is_starving(self) -> bool:
+        """Whether somebody waits in vain for calls."""
+        return bool(self._idle)
+
     def put(self, call: Call) -> None:
         """Have it run; the bound of how many there may be is that of the callers."""
         self._calls.append(call)
@@ -170,6 +178,6 @@ def _pickled(given: object) -> bytes:
         return pickle.dumps(given, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         raise SerializationError(
-            f"the record can't be sent to a worker process: {type(error).__name__}: {error}; what deserialisers make of "
-            "it has to be picklable"
+            f"the record can't be sent to a worker process: {type(error).__name__}: {error}; what deserialisers make "
+            "of it has to be picklable"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import signal
@@ -29,18 +30,21 @@ from trio_parallel_kafka.execution.engines.worker_process import Orders, Report
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
 
-CHUNK_TIME: Final = 0.02
-"""Seconds that a chunk is to take."""
+CHUNK_TIME: Final = 0.05
+"""Seconds that a chunk is to take. Between two chunks a process has nothing to do for a millisecond or so."""
 
 CHUNK_LIMIT: Final = 256
 """Calls in a chunk at most."""
 
-OVERDUE: Final = 0.05
-"""Seconds after which the calls of a chunk that haven't begun are taken back."""
+OVERDUE: Final = 0.1
+"""Seconds after which the calls of a chunk that haven't begun are taken back; at once if another process is idle."""
 
 FIRST_TRIES: Final = 3
 TRIES: Final = 10
 """Processes in a row that may fail before they handle anything: at the start, and later, when others may kill them."""
+
+DEATHS: Final = 2
+"""Processes that have to die as they are given a call, alone, before that is what they died of."""
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
@@ -73,9 +77,9 @@ class WorkerCrew:
         self._orders: Final = orders
         self._start_method: Final = start_method
         self.ready: Final = trio.Event()
-        self.died = 0
-        self.killed = 0
-        self.retired = 0
+        self.died: int = 0
+        self.killed: int = 0
+        self.retired: int = 0
         self._chunk: Sequence[Call] = ()
         self._began = 0.0
         self._seen: Call | None = None
@@ -83,7 +87,6 @@ class WorkerCrew:
         self._seconds_per_call = CHUNK_TIME
         self._pid: int | None = None
         self._tasks = 0
-        self._fruitless = 0
         self._process = trio.CancelScope()
         self._board: Board
         self._run_sync: Callable[..., Awaitable[Any]]
@@ -117,6 +120,8 @@ class WorkerCrew:
                     await self._serve(path)
                 except WorkerStartError as error:
                     problem = error
+                finally:
+                    del self._run_sync  # it holds the pipes of the last process
         if problem is not None:
             raise problem
 
@@ -130,7 +135,7 @@ class WorkerCrew:
         if self._is_recalled:
             self._end_done()
             self._queue.put_back(self._not_begun())
-        elif trio.current_time() - self._began > OVERDUE:
+        elif self._queue.is_starving or trio.current_time() - self._began > OVERDUE:
             self._is_recalled = True
             for each in self._not_begun():
                 self._board.mark(each.index)
@@ -153,10 +158,10 @@ class WorkerCrew:
     # One chunk
 
     async def _serve(self, path: str) -> NoReturn:
-        await self._start()
-        self.ready.set()
         while True:
-            await self._pause()
+            if self._pid is None:
+                await self._start()
+                self.ready.set()
             self._take_up(await self._queue.take(self._limit()))
             try:
                 await self._run_chunk(path)
@@ -189,7 +194,7 @@ class WorkerCrew:
 
     def _time(self, running: Call, seconds: float) -> None:
         """Have the time of this call run, and no longer that of the one before: its answer comes with the chunk's."""
-        if running is self._seen or running.crew is not self:
+        if running.crew is not self:
             return
         if self._seen is not None and self._seen.crew is self:
             self._seen.attempt.waits()
@@ -205,98 +210,115 @@ class WorkerCrew:
         return [call for call in self._own() if self._board.state(call.index) in {WAITING, SKIPPED}]
 
     async def _run_chunk(self, path: str) -> None:
-        report = await self._in_process(worker_process.run, path, [call.payload for call in self._chunk])
-        if report is None:
+        try:
+            report = await self._in_process(worker_process.run, path, [call.payload for call in self._chunk])
+        except _ProcessEndedError as end:
+            self._end_done()
+            if end.how is not None:
+                self._blame(f"worker process {end.pid} died: {end.how}", end.how)
+        except WorkerStartError as error:  # of one that took the place of one that had died without work
+            logger.warning("%s", error)
+        else:
+            self._seconds_per_call = max(1e-6, (trio.current_time() - self._began) / len(self._chunk))
+            for call in self._own():
+                if self._board.state(call.index) != SKIPPED:
+                    call.end_with(report.answers[call.index])
+
+    def _blame(self, death: str, how: str) -> None:
+        """Say what the process died on, as far as that is known; what isn't may be put to the test alone."""
+        begun = [call for call in self._own() if self._board.state(call.index) in {RUNNING, ANSWERED}]
+        suspects = begun or self._own()
+        culprit = next((call for call in begun if self._board.state(call.index) == RUNNING), None)
+        if culprit is None and len(self._chunk) == len(suspects) == 1:
+            (alone,) = suspects
+            alone.deaths += 1
+            culprit = alone if begun or alone.deaths >= DEATHS else None
+        if culprit is not None:
+            logger.warning("%s; it was on %r", death, culprit.given)
+            culprit.end(error=WorkerDiedError(f"the worker process that handled the record died: {how}"))
             return
-        self._seconds_per_call = max(1e-6, (trio.current_time() - self._began) / len(self._chunk))
-        for call in self._own():
-            if self._board.state(call.index) != SKIPPED:
-                call.end_with(report.answers[call.index])
-        self._queue.put_back(self._own())
+        logger.warning("%s; it was between two records", death)
+        for call in suspects:
+            call.is_alone = True
+
+    # The process
 
     async def _start(self) -> None:
-        while await self._in_process(worker_process.set_up) is None:
-            await self._pause()
-
-    async def _pause(self) -> None:
-        """Wait before another process is tried, if the last ones were in vain."""
-        if self._fruitless:
-            await trio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._fruitless))
-
-    async def _in_process(self, function: Callable[..., Report], *args: object) -> Report | None:
-        """Have the process do something; ``None`` if it failed, with its calls dealt with.
+        """Have a process that can handle.
 
         Raises:
-            WorkerStartError: too many have failed.
+            WorkerStartError: none is to be had.
+        """
+        for vain in itertools.count(1):
+            try:
+                await self._in_process(worker_process.set_up)
+            except _ProcessEndedError as end:
+                problem = WorkerStartError(
+                    f"worker processes die before they handle anything: {end.how}; their stderr may say more. Is the "
+                    "start of the program guarded by `if __name__ == '__main__':`?"
+                )
+                tries = FIRST_TRIES
+            except WorkerStartError as error:
+                problem, tries = error, 1
+            else:
+                return
+            if vain >= (TRIES if self.ready.is_set() else tries):
+                raise problem
+            logger.warning("%s; trying again", problem)
+            await trio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**vain))
+
+    async def _in_process(self, function: Callable[..., Report], *args: object) -> Report:
+        """Have the process do something.
+
+        Raises:
+            _ProcessEndedError: it died, or was killed, meanwhile.
+            WorkerStartError: it can't begin.
         """
         from trio_parallel import BrokenWorkerError  # noqa: PLC0415 - an extra
 
+        how = None
         with trio.CancelScope() as self._process:
             try:
                 report: Report = await self._run_sync(function, *args)
+            except trio.Cancelled:
+                self.killed += self._process.cancel_called or self._board.running() is not None
+                raise
+            except WorkerStartError:
+                self._pid = None
+                raise
             except BrokenWorkerError as error:
-                self._died(_ending(error.args[-1].exitcode))
-            except WorkerStartError as error:
-                self._failed_to_start(error, TRIES if self.ready.is_set() else 1)
+                how = _ending(error.args[-1].exitcode)
             except Exception as error:  # noqa: BLE001 - no process is to be had, for one
-                self._died(f"{type(error).__name__}: {error}")
+                how = f"{type(error).__name__}: {error}"
             else:
                 self._note_process(report)
                 return report
-        if self._process.cancelled_caught:
-            self.killed += 1
-        self._forget_process()
-        self._queue.put_back(self._own())
-        return None
-
-    # What becomes of processes
+            self.died += 1
+        pid, self._pid, self._tasks = self._pid, None, 0
+        raise _ProcessEndedError(pid, how)
 
     def _note_process(self, report: Report) -> None:
         if self._pid not in {None, report.pid}:
             self.died += 1
             logger.warning("worker process %d died while it had no work; it is replaced", self._pid)
-        self._fruitless = 0
         self._pid, self._tasks = report.pid, report.tasks
         if report.is_retiring:
             self.retired += 1
-            self._forget_process()
+            self._pid, self._tasks = None, 0
 
-    def _forget_process(self) -> None:
-        self._end_done()
-        self._pid, self._tasks = None, 0
 
-    def _died(self, how: str) -> None:
-        self.died += 1
-        begun = [call for call in self._own() if self._board.state(call.index) in {RUNNING, ANSWERED}]
-        culprit = self._culprit(begun)
-        if culprit is not None:
-            self._fruitless = 0
-            logger.warning("worker process %s died: %s; it was on %r", self._pid or "", how, culprit.given)
-            culprit.end(error=WorkerDiedError(f"the worker process that handled the record died: {how}"))
-        elif any(self._board.state(index) != WAITING for index in range(len(self._chunk))):
-            self._fruitless = 0
-            logger.warning("worker process %s died: %s; it was between two records", self._pid or "", how)
-            for call in begun:
-                call.is_alone = True
-        else:
-            error = WorkerStartError(
-                f"worker processes die before they handle anything: {how}; their stderr may say more. Is the start of "
-                "the program guarded by `if __name__ == '__main__':`?"
-            )
-            self._failed_to_start(error, TRIES if self.ready.is_set() else FIRST_TRIES)
+class _ProcessEndedError(Exception):
+    """The process is gone.
 
-    def _culprit(self, begun: Sequence[Call]) -> Call | None:
-        """The call that the process died on: the one it ran, or the only one whose answer it can have choked on."""
-        running = [call for call in begun if self._board.state(call.index) == RUNNING]
-        if running:
-            return running[0]
-        return begun[0] if len(begun) == len(self._chunk) == 1 else None
+    Attributes:
+        pid: which it was, if that is known.
+        how: in words; ``None``: it was killed here.
+    """
 
-    def _failed_to_start(self, error: WorkerStartError, tries: int) -> None:
-        self._fruitless += 1
-        if self._fruitless >= tries:
-            raise error
-        logger.warning("%s; trying again", error)
+    def __init__(self, pid: int | None, how: str | None) -> None:
+        super().__init__(pid, how)
+        self.pid: Final = pid
+        self.how: Final = how
 
 
 def _ending(exit_code: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import pkgutil
+import types
 from typing import cast
 
 from trio_parallel_kafka.errors import InvalidHandlerError
@@ -23,6 +24,7 @@ def imported(handler: AnyHandler | str) -> AnyHandler:
 
     Raises:
         InvalidHandlerError: it isn't there.
+        Exception: what its module raises as it is imported, with a note.
     """
     if not isinstance(handler, str):
         return handler
@@ -30,8 +32,16 @@ def imported(handler: AnyHandler | str) -> AnyHandler:
         raise InvalidHandlerError(f"a handler is named by 'module:function', not {handler!r}")
     try:
         return cast("AnyHandler", pkgutil.resolve_name(handler))
-    except Exception as error:  # a module may raise anything
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise InvalidHandlerError(
             f"can't import the handler {handler!r}: {type(error).__name__}: {error}; check the spelling, and that "
             "the module can be found from where the program runs"
         ) from error
+    except Exception as error:
+        error.add_note(f"while importing the handler {handler!r}")
+        raise
+
+
+def made(result: object) -> object:
+    """What a plain handler has returned; what it yields is made here, where it runs."""
+    return tuple(result) if isinstance(result, types.GeneratorType) else result

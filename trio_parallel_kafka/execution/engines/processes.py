@@ -41,7 +41,7 @@ class ProcessEngine(ExecutionEngine):
     parameters see the fields of :class:`ConsumerConfig`.
     """
 
-    mode = "process"
+    mode: str = "process"
 
     def __init__(
         self,

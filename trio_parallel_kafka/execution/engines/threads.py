@@ -10,7 +10,7 @@ import trio
 
 from trio_parallel_kafka.errors import InvalidHandlerError
 from trio_parallel_kafka.execution.engine import AnyHandler, Attempt, Execute, ExecutionEngine
-from trio_parallel_kafka.execution.engines.handlers import imported, is_async
+from trio_parallel_kafka.execution.engines.handlers import imported, is_async, made
 from trio_parallel_kafka.statistics import EngineStatistics
 
 
@@ -24,7 +24,7 @@ class ThreadEngine(ExecutionEngine):
         threads: how many there may be at once.
     """
 
-    mode = "thread"
+    mode: str = "thread"
 
     def __init__(self, threads: int) -> None:
         self._threads: Final = threads
@@ -43,11 +43,14 @@ class ThreadEngine(ExecutionEngine):
     async def _opened(self, handler: AnyHandler) -> AsyncIterator[Execute]:
         self._limiter = limiter = trio.CapacityLimiter(self._threads)
 
+        def call(given: Any) -> object:
+            return made(handler(given))
+
         async def execute(given: Any, attempt: Attempt) -> object:
             seat = _Seat(limiter, attempt)
             try:
                 return await trio.to_thread.run_sync(
-                    handler, given, abandon_on_cancel=True, limiter=cast("trio.CapacityLimiter", seat)
+                    call, given, abandon_on_cancel=True, limiter=cast("trio.CapacityLimiter", seat)
                 )
             except trio.Cancelled:
                 if seat.is_taken:
@@ -66,7 +69,7 @@ class _Seat:
     def __init__(self, limiter: trio.CapacityLimiter, attempt: Attempt) -> None:
         self._limiter: Final = limiter
         self._attempt: Final = attempt
-        self.is_taken = False
+        self.is_taken: bool = False
         self.left: Final = trio.Event()
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import io
 import multiprocessing
 import os
 import pickle
+import signal
 import stat
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import attrs
 import trio
@@ -20,7 +24,7 @@ import trio
 from trio_parallel_kafka.errors import InvalidHandlerError, InvalidResultError, ParallelKafkaError, WorkerStartError
 from trio_parallel_kafka.execution.engine import AnyHandler
 from trio_parallel_kafka.execution.engines.board import ANSWERED, DONE, Board, join_board
-from trio_parallel_kafka.execution.engines.handlers import imported, is_async
+from trio_parallel_kafka.execution.engines.handlers import imported, is_async, made
 
 ORPHANED: Final = 75
 """What a worker exits with whose consumer has died; nobody is left to read it."""
@@ -38,6 +42,10 @@ Answer = bytes | None
 
 class RemoteError(ParallelKafkaError):
     """Stands in for an exception of a handler that can't leave its process; it says what that said."""
+
+
+class UnusableHandlerError(WorkerStartError, InvalidHandlerError):
+    """The handler can't be loaded; another process would fail just so."""
 
 
 @attrs.frozen
@@ -87,14 +95,15 @@ class WorkerProcess:
         self._handler: AnyHandler | None = None
         self._boards: Final[dict[str, Board]] = {}
         self._tasks = 0
-        self.is_retiring = False
+        self.is_retiring: bool = False
 
-    def report(self, answers: Sequence[Answer] = ()) -> Report:
-        """Say how it is."""
+    def report(self, answers: Sequence[Answer] | None = None) -> Report:
+        """Say who it is; with answers, also whether it has done enough."""
         max_tasks, max_memory = self._orders.max_tasks, self._orders.max_memory
         is_worn = max_tasks is not None and self._tasks >= max_tasks
-        self.is_retiring = is_worn or (max_memory is not None and _resident_memory() > max_memory)
-        return Report(self._pid, self._tasks, self.is_retiring, answers)
+        is_large = max_memory is not None and _resident_memory() > max_memory
+        self.is_retiring = answers is not None and (is_worn or is_large)
+        return Report(self._pid, self._tasks, self.is_retiring, answers or ())
 
     def set_up(self) -> None:
         """Be ready to handle.
@@ -122,7 +131,12 @@ class WorkerProcess:
             self._flush()
 
     def _load(self) -> AnyHandler:
-        handler = imported(pickle.loads(self._orders.handler))  # noqa: S301 - it comes from the consumer
+        try:
+            handler = imported(pickle.loads(self._orders.handler))  # noqa: S301 - it comes from the consumer
+        except (ImportError, AttributeError) as error:
+            raise InvalidHandlerError(
+                f"{error}; put it into a module that worker processes can import, and name it by 'module:function'"
+            ) from error
         if not callable(handler):
             raise InvalidHandlerError(f"it has to be a function, not {handler!r}")
         return handler
@@ -137,7 +151,7 @@ class WorkerProcess:
         for index, payload in enumerate(payloads):
             if board.begin(index):
                 try:
-                    answer = _answer(handler(pickle.loads(payload)))  # noqa: S301 - it comes from the consumer
+                    answer = _answer(made(handler(pickle.loads(payload))))  # noqa: S301 - it comes from the consumer
                 except BaseException as error:  # noqa: BLE001 - the consumer deals with it
                     answer = _refusal(error)
                 self._end(board, index, answer)
@@ -178,6 +192,7 @@ def prepare(orders: Orders) -> None:
     global _process  # noqa: PLW0603 - there is one in a process
     _process = WorkerProcess(orders)
     _keep_pipes_from_forks()
+    _be_killed_with_parent()
     threading.Thread(target=_die_with_parent, name="waits for the consumer's end", daemon=True).start()
 
 
@@ -219,13 +234,37 @@ def _refusal(error: BaseException) -> bytes:
 
     try:
         pickling_support.install(error)
-        pickled = pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)
+        pickled = _dumped((None, error))
         pickle.loads(pickled)  # noqa: S301 - its own; many exceptions can be pickled, but not be unpickled
     except Exception:  # noqa: BLE001 - whatever its class does
         substitute = RemoteError(_said(error))
         substitute.add_note("".join(traceback.format_exception(error)))
         return pickle.dumps((None, substitute), pickle.HIGHEST_PROTOCOL)
     return pickled
+
+
+def _dumped(answer: object) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(answer)
+    return buffer.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Makes exceptions anew from their arguments wherever their class is initialised in C.
+
+    What tblib does for those, setting attributes on an empty one, loses what they keep outside of ``args``: the code
+    of a ``SystemExit``, all that a ``UnicodeDecodeError`` says.
+    """
+
+    def reducer_override(self, obj: object) -> Any:
+        if not isinstance(obj, BaseException) or not isinstance(type(obj).__init__, types.WrapperDescriptorType):
+            return NotImplemented
+        from tblib.pickling_support import unpickle_exception  # noqa: PLC0415 - comes with the extra
+
+        make, arguments, *state = cast("tuple[Any, ...]", obj.__reduce__())
+        notes = getattr(obj, "__notes__", None)
+        surroundings = (obj.__cause__, obj.__traceback__, obj.__context__, obj.__suppress_context__, notes)
+        return unpickle_exception, (make, arguments, *surroundings), *state
 
 
 def _said(error: BaseException) -> str:
@@ -238,7 +277,8 @@ def _explained(what: str, step: Callable[[], Result]) -> Result:
     try:
         return step()
     except BaseException as error:  # noqa: BLE001 - it is the user's code, which may even exit
-        problem = WorkerStartError(f"{what}: {_said(error)}")
+        kind = UnusableHandlerError if isinstance(error, InvalidHandlerError) else WorkerStartError
+        problem = kind(f"{what}: {_said(error)}")
         problem.add_note("in the worker process:\n" + "".join(traceback.format_exception(error)))
     raise problem  # without the error as its context, which the consumer may be unable to read
 
@@ -261,8 +301,19 @@ def _is_pipe(fd: int) -> bool:
     return False
 
 
+def _be_killed_with_parent() -> None:
+    """Have the kernel see to it where it can: threads stand still while native code doesn't let go of the GIL."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(fcntl, "F_SETSIG"):
+        return
+    pipe = parent.sentinel  # nothing is sent by it any more; the only event is that its other end is closed
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
 def _die_with_parent() -> NoReturn:
-    """Also in the midst of a handler."""
+    """Also in the midst of a handler, where the kernel doesn't see to it."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - multiprocessing has made this process
     parent.join()
