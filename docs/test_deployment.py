@@ -16,8 +16,8 @@ import yaml
 
 from trio_parallel_kafka import ConsumerConfig
 from trio_parallel_kafka.cli import command_line
+from trio_parallel_kafka.cli.fleet.keeper import RestartPolicy
 from trio_parallel_kafka.cli.fleet.linked import longest_drain
-from trio_parallel_kafka.cli.fleet.restarts import RestartPolicy
 from trio_parallel_kafka.cli.fleet.vitals import LOOPING_FROM
 
 PAGE = Path(__file__).with_name("deployment.rst").read_text(encoding="utf-8")

@@ -77,8 +77,15 @@ async def test_processes_die_with_their_consumer(tmp_path: Path, start_method: s
     finally:
         for pid in filter(is_running, workers):
             os.kill(pid, signal.SIGKILL)
-    assert not [name for name in os.listdir(temporary) if name.startswith("trio-parallel-kafka")]
-    shutil.rmtree(temporary)
+    left = remove(temporary)
+    assert not [name for name in left if name.startswith("trio-parallel-kafka")]
+
+
+def remove(folder: Path) -> list[str]:
+    """Remove a folder; return what was in it."""
+    names = [each.name for each in folder.iterdir()]
+    shutil.rmtree(folder)
+    return names
 
 
 def is_running(pid: int) -> bool:
