@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -145,3 +146,27 @@ def test_enrichment() -> None:
     assert sorted(message.value() or b"" for message in dead_letters) == sorted(refused)
     assert b"404" in (reasons[refused[0]] or b"")
     assert service.failures >= len(orders) / 3
+
+
+def test_fingerprints() -> None:
+    """Each document's fingerprint is made in a worker process and sent on, in the order of its key."""
+    documents = [(f"customer-{number % 5}", f"document {number}") for number in range(30)]
+    with open_embedded_broker({"orders": 2, "orders.dlt": 1, "prints": 1}) as broker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
+        for key, value in documents:
+            producer.produce("orders", key=key, value=value)
+        assert producer.flush(60) == 0
+        with example("fingerprints.py", "--output", "prints", environment=settings(broker)) as process:
+            results = read(broker, "prints", len(documents))
+            drain(process)
+
+    def print_of(value: str) -> bytes:
+        return hashlib.scrypt(value.encode(), salt=b"fingerprints", n=2**13, r=8, p=1, dklen=16).hex().encode()
+
+    made: dict[bytes | None, list[bytes | None]] = {}
+    for message in results:
+        made.setdefault(message.key(), []).append(message.value())
+    expected: dict[bytes | None, list[bytes | None]] = {}
+    for key, value in documents:
+        expected.setdefault(key.encode(), []).append(print_of(value))
+    assert made == expected
