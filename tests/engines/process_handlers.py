@@ -72,6 +72,13 @@ def fail_but_first(path: Path) -> None:
         raise ValueError("no second one")
 
 
+def fail_in(which: Container[int], path: Path) -> None:
+    """Fail in some of the calls, by their numbers from 1."""
+    note(str(path), "started")
+    if path.read_text().count("started") in which:
+        raise ValueError("not now")
+
+
 def exit_in(which: Container[int], path: Path) -> None:
     """End some of the processes that call this one after another, by their numbers from 1."""
     note(str(path), "started")

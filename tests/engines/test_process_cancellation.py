@@ -126,7 +126,7 @@ async def test_call_that_has_not_begun_is_never_run(gate: Path, journal: Path) -
 
 
 @pytest.mark.usefixtures("nothing_is_overdue")
-async def test_running_call_is_killed(journal: Path) -> None:
+async def test_running_call_is_killed(journal: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Given up while it runs, it ends with its process. What was done stays done, the rest is run elsewhere."""
     async with opened() as driver:
         done, answered, hanging, waiting = driver.put(
@@ -144,6 +144,7 @@ async def test_running_call_is_killed(journal: Path) -> None:
         # Of the second, only the process that was killed knew the answer.
         assert handled(journal) == [0, 1, 2, 1, 3]
     assert driver.engine.statistics().killed == 1
+    assert not caplog.messages
 
 
 @pytest.mark.usefixtures("nothing_is_overdue")

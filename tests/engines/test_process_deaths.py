@@ -126,6 +126,19 @@ async def test_death_without_work_costs_nothing(caplog: pytest.LogCaptureFixture
     assert driver.engine.statistics().died == 1
 
 
+async def test_unnoticed_replacement_may_fail_to_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A record that meets a process which can't begin, in the place of one that died idle, waits for a better one."""
+    initializer = functools.partial(process_handlers.fail_in, {2, 3}, tmp_path / "started")
+    with hasty_restarts():
+        async with opened(initializer=initializer) as driver:
+            pid = await driver.call("pid")
+            os.kill(pid, signal.SIGKILL)
+            await wait_until(lambda: not is_alive(pid))
+            assert await driver.call("give 1") == 1
+    problem = "worker_initializer failed: ValueError: not now"
+    assert caplog.messages == [problem, f"{problem}; trying again"]
+
+
 async def test_block_ends_well_whose_idle_process_died() -> None:
     """Leaving the block isn't disturbed by it."""
     async with opened() as driver:

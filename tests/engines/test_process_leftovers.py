@@ -51,7 +51,7 @@ async def test_open_and_close_leave_nothing(tmp_path: Path, start_method: str, c
             before, files = descendants(), open_files()
     gc.collect()
     assert descendants() <= before
-    assert open_files() == files
+    assert open_files() <= files
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])

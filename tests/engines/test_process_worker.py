@@ -269,6 +269,13 @@ def test_process_ends_with_its_consumer(monkeypatch: pytest.MonkeyPatch, exits: 
     assert joined == [True]
 
 
+def test_handler_has_to_be_importable() -> None:
+    """One that is pickled by a name that is nothing in this process is asked for in a module that is."""
+    lost = attrs.evolve(orders(), handler=pickle.dumps(process_handlers.act).replace(b"act", b"atc"))
+    with pytest.raises(WorkerStartError, match=r"InvalidHandlerError: .*'atc'.*; put it into a module that worker"):
+        WorkerProcess(lost).set_up()
+
+
 def test_handler_has_to_be_a_function() -> None:
     """What the name of the handler leads to is looked at where it is found."""
     with pytest.raises(WorkerStartError, match="InvalidHandlerError: it has to be a function"):

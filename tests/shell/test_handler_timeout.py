@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,9 @@ from shell.kit import NEVER, P0, P1, BodyError, Handling, World, of
 from trio.testing import MockClock
 
 from trio_parallel_kafka import (
+    Attempt,
+    Execute,
+    ExecutionEngine,
     HandlerStuckError,
     HandlerTimeoutError,
     ParallelConsumer,
@@ -170,6 +175,43 @@ async def test_handler_that_does_not_end_is_named(
         await trio.sleep(5)
     assert handle.offsets(P0, started=True) == [0, 2, 3, 0, 1]
     assert world.committed(P0) == 4
+
+
+class WaitsForItsTurn(ExecutionEngine):
+    """Begins each call after 20 seconds."""
+
+    @asynccontextmanager
+    async def open(self, handler: Any) -> AsyncIterator[Execute]:
+        async def execute(given: Any, attempt: Attempt) -> object:
+            await trio.sleep(20)
+            attempt.started()
+            return await handler(given)
+
+        yield execute
+
+
+@pytest.mark.parametrize("method", ["run", "run_batches"])
+async def test_record_that_waits_for_its_turn_is_not_named(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """One that an engine hasn't come to yet isn't late; the log names it once its own time is up."""
+    world.broker.produce(P0, ["a"])
+
+    async def handle(_given: object) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+
+    async with (
+        parallel_consumer(world.config(handler_timeout=5.0, on_failure="skip")) as pc,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(functools.partial(getattr(pc, method), handle, engine=WaitsForItsTurn()))
+        await trio.sleep(24)
+        assert not times_named(caplog)
+        await trio.sleep(5)
+        assert times_named(caplog) == 1
+        await trio.sleep(20)
+        pc.stop()
 
 
 async def test_second_stuck_attempt_is_named_again(

@@ -108,7 +108,7 @@ class Controller:
         self.handler_errors: list[Exception] = []
         self.failure: BaseException | None = None
         self.last_trouble: str | None = None
-        self._watches: Final = Watches(config, self.member, self.pool)
+        self._watches: Final = Watches(config, self.member, self.pool, self.handling.under_way)
 
     def _delivery(self) -> tuple[Committer, Outbox, Callable[[], Awaitable[None]]]:
         """How it is committed what was done, where results go, and the task that both need."""

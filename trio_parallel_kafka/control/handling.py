@@ -12,7 +12,7 @@ from trio_parallel_kafka.control.failure_policy import FailurePolicy
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.batching import BatchScope, BatchTaker
 from trio_parallel_kafka.core.member import Member
-from trio_parallel_kafka.execution.attempts import GivenUp, attempting, waiting
+from trio_parallel_kafka.execution.attempts import GivenUp, UnderWay, attempting, waiting
 from trio_parallel_kafka.execution.batches import BatchVisits, decoding_batches
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.deadline import timed
@@ -57,6 +57,7 @@ class Handling:
         self._config: Final = config
         self._lanes: Final = member.lanes
         self.given_up: Final = GivenUp()
+        self.under_way: Final = UnderWay()
         policy = FailurePolicy(config, random.random)
         dead_letters = DeadLetters(
             config,
@@ -108,4 +109,5 @@ class Handling:
         deserializers = (config.deserialize_key, config.deserialize_value)
         if isinstance(execute, Direct):
             return timed(decoded(execute.handler, *deserializers), config.handler_timeout)
-        return attempting(decoded(waiting(execute), *deserializers), config.handler_timeout, self.given_up)
+        timeout = config.handler_timeout
+        return attempting(decoded(waiting(execute), *deserializers), timeout, self.given_up, self.under_way)

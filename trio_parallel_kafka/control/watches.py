@@ -11,6 +11,7 @@ from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import Member
+from trio_parallel_kafka.execution.attempts import UnderWay
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.record import Record
 
@@ -27,12 +28,14 @@ class Watches:
         config: how long is too long.
         member: the core.
         pool: runs the handlers.
+        under_way: knows those that wait for their turn.
     """
 
-    def __init__(self, config: ConsumerConfig, member: Member[Record], pool: WorkerPool) -> None:
+    def __init__(self, config: ConsumerConfig, member: Member[Record], pool: WorkerPool, under_way: UnderWay) -> None:
         self._config: Final = config
         self._member: Final = member
         self._pool: Final = pool
+        self._under_way: Final = under_way
         self._stalls_logged: dict[TopicPartition, int] = {}
         self._stuck_logged: dict[Lane[Record], Record] = {}
 
@@ -59,7 +62,11 @@ class Watches:
                 )
 
     def _look_for_stuck(self, began_before: float) -> None:
-        stuck = {lane: lane.head for lane in self._pool.running() if lane.since < began_before}
+        stuck = {
+            lane: lane.head
+            for lane in self._pool.running()
+            if lane.since < began_before and not self._under_way.is_in_time(lane.head)
+        }
         for lane, record in stuck.items():
             if self._stuck_logged.get(lane) is not record:
                 logger.error(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import trio
 
 from trio_parallel_kafka.errors import HandlerTimeoutError
 from trio_parallel_kafka.execution.engine import Attempt, Execute
+from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
 
@@ -57,14 +58,40 @@ class GivenUp:
             await trio.lowlevel.checkpoint_if_cancelled()
 
 
-def attempting(execute: Execute, timeout: float | None, given_up: GivenUp) -> AttemptAt:
+class UnderWay:
+    """Attempts that engines have now, by what they were given."""
+
+    def __init__(self) -> None:
+        self._attempts: Final[dict[int, Attempt]] = {}
+
+    def begin(self, given: object, attempt: Attempt) -> None:
+        """One begins; it may have to wait for its turn."""
+        for record in _records(given):
+            self._attempts[id(record)] = attempt
+
+    def end(self, given: object) -> None:
+        """It has ended."""
+        for record in _records(given):
+            del self._attempts[id(record)]
+
+    def is_in_time(self, record: Record[Any, Any]) -> bool:
+        """Whether there is one whose time isn't up, or doesn't run yet."""
+        attempt = self._attempts.get(id(record))
+        return attempt is not None and attempt.scope.deadline > trio.current_time()
+
+
+def attempting(
+    execute: Execute, timeout: float | None, given_up: GivenUp, under_way: UnderWay | None = None
+) -> AttemptAt:
     """Give attempts by an engine that are cancelled when their time is up.
 
     One that returns later than that all the same has failed too: what it did may be half done.
     """
+    under_way = under_way or UnderWay()
 
     async def attempt_at(given: Any) -> object:
         attempt = Attempt(timeout)
+        under_way.begin(given, attempt)
         try:
             with attempt.scope:
                 result = await execute(given, attempt)
@@ -74,10 +101,16 @@ def attempting(execute: Execute, timeout: float | None, given_up: GivenUp) -> At
             if attempt.ended is not None:
                 await given_up.wait(given, attempt.ended)  # noqa: ASYNC102 - it can't be stopped
             raise
+        finally:
+            under_way.end(given)
         message = f"the handler took longer than {timeout:g} s (handler_timeout)"
         raise HandlerTimeoutError(message) from (None if attempt.ended is None else GoesOn(given, attempt.ended))
 
     return attempt_at
+
+
+def _records(given: Any) -> Iterable[object]:
+    return given if isinstance(given, tuple) else (given,)
 
 
 def waiting(execute: Execute) -> Execute:

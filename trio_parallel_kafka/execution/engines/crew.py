@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import math
 import signal
@@ -38,6 +37,9 @@ CHUNK_LIMIT: Final = 256
 
 OVERDUE: Final = 0.1
 """Seconds after which the calls of a chunk that haven't begun are taken back; at once if another process is idle."""
+
+UNSEEN: Final = 1.0
+"""Seconds by which the next look is sure to have come: until it has, no attempt is ended for want of time."""
 
 FIRST_TRIES: Final = 3
 TRIES: Final = 10
@@ -126,9 +128,12 @@ class WorkerCrew:
             raise problem
 
     def look(self) -> None:
-        """See how far the process is: tell an attempt that it has begun, take back what waits too long."""
+        """See how far the process is: end an attempt that takes too long, take back what waits too long."""
         if not self._chunk:
             return
+        if self._seen is not None and self._seen.crew is self:
+            self._seen.attempt.waits()
+        self._seen = None
         if (running := self._board.running()) is not None:
             index, seconds = running
             self._time(self._chunk[index], seconds)
@@ -193,13 +198,12 @@ class WorkerCrew:
         return [call for call in self._chunk if call.crew is self]
 
     def _time(self, running: Call, seconds: float) -> None:
-        """Have the time of this call run, and no longer that of the one before: its answer comes with the chunk's."""
-        if running.crew is not self:
+        """Have the time of this call run; it is over only when a look has seen so: the handler may end before that."""
+        timeout = running.attempt.timeout
+        if running.crew is not self or timeout is None:
             return
-        if self._seen is not None and self._seen.crew is self:
-            self._seen.attempt.waits()
         self._seen = running
-        running.attempt.started(seconds)
+        running.attempt.started(seconds if seconds >= timeout else min(seconds, timeout - UNSEEN))
 
     def _end_done(self) -> None:
         for call in self._own():
@@ -249,7 +253,8 @@ class WorkerCrew:
         Raises:
             WorkerStartError: none is to be had.
         """
-        for vain in itertools.count(1):
+        vain = 0
+        while True:
             try:
                 await self._in_process(worker_process.set_up)
             except _ProcessEndedError as end:
@@ -262,6 +267,7 @@ class WorkerCrew:
                 problem, tries = error, 1
             else:
                 return
+            vain += 1
             if vain >= (TRIES if self.ready.is_set() else tries):
                 raise problem
             logger.warning("%s; trying again", problem)

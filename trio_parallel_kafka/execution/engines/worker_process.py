@@ -152,7 +152,7 @@ class WorkerProcess:
             if board.begin(index):
                 try:
                     answer = _answer(made(handler(pickle.loads(payload))))  # noqa: S301 - it comes from the consumer
-                except BaseException as error:  # noqa: BLE001 - the consumer deals with it
+                except BaseException as error:  # noqa: BLE001, ASYNC103 - the consumer deals with it
                     answer = _refusal(error)
                 self._end(board, index, answer)
                 answers[index] = answer
@@ -276,7 +276,7 @@ def _said(error: BaseException) -> str:
 def _explained(what: str, step: Callable[[], Result]) -> Result:
     try:
         return step()
-    except BaseException as error:  # noqa: BLE001 - it is the user's code, which may even exit
+    except BaseException as error:  # noqa: BLE001, ASYNC103 - it is the user's code, which may even exit
         kind = UnusableHandlerError if isinstance(error, InvalidHandlerError) else WorkerStartError
         problem = kind(f"{what}: {_said(error)}")
         problem.add_note("in the worker process:\n" + "".join(traceback.format_exception(error)))
