@@ -155,6 +155,12 @@ def test_scaling_agrees_with_the_consumer() -> None:
     assert "allowIdleConsumers" not in trigger["metadata"]
 
 
+def test_what_the_page_says_of_drains_that_hang() -> None:
+    """They end after as long as they do."""
+    assert longest_drain(DEFAULTS) == longest_stop(sends=True) + MARGIN
+    assert "``shutdown_timeout + 4 x close_timeout + 10`` seconds" in PAGE
+
+
 def test_what_the_page_says_of_restarts() -> None:
     """A second, half a minute, a minute, three failures in a row: as they are."""
     assert (attrs.astuple(RestartPolicy()), LOOPING_FROM) == ((1.0, 30.0, 60.0), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -164,17 +165,29 @@ def environment(bootstrap_servers: str, **variables: str) -> dict[str, str]:
 
 @contextmanager
 def running(
-    folder: Path, arguments: Sequence[str], variables: Mapping[str, str], handler: str = HANDLER
+    folder: Path,
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    handler: str = HANDLER,
+    output: int = subprocess.PIPE,
 ) -> Iterator[Program]:
-    """Run ``trio-parallel-kafka run`` for the length of a block; what is left of it then is killed."""
+    """Run ``trio-parallel-kafka run`` for the length of a block; what is left of it then is killed.
+
+    Args:
+        folder: where it runs, with the handler's module and the status file.
+        arguments: those of the command line.
+        variables: its environment, in addition to this one.
+        handler: the text of the handler's module, ``billing``.
+        output: what its standard output and standard error are.
+    """
     (folder / "billing.py").write_text(handler)
     command = [sys.executable, "-m", "trio_parallel_kafka", "run", *arguments, "--status-file=status.json"]
     with subprocess.Popen(
         command,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
     ) as process:
         reaper = threading.Timer(PATIENCE, process.kill)
@@ -189,6 +202,16 @@ def running(
 def on(broker: EmbeddedBroker, **variables: str) -> dict[str, str]:
     """The same on the embedded broker."""
     return environment(broker.bootstrap_servers, **variables)
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """The reading and the writing end of a pipe that takes nothing more; what is in it are newlines."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing):
+        size = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writing, b"\n" * size)
+        yield reading, writing
 
 
 def is_alive(pid: int) -> bool:

@@ -10,8 +10,9 @@ import attrs
 import pytest
 from cli.fleet_kit import consumer_statistics, oldest, partition
 
-from trio_parallel_kafka import Totals
+from trio_parallel_kafka import EngineStatistics, Totals
 from trio_parallel_kafka.cli import main
+from trio_parallel_kafka.cli.fleet.keeper import RestartPolicy
 from trio_parallel_kafka.cli.fleet.report import (
     LineSplitter,
     MemberReport,
@@ -19,7 +20,6 @@ from trio_parallel_kafka.cli.fleet.report import (
     is_beyond_restarts,
     speaks_for_itself,
 )
-from trio_parallel_kafka.cli.fleet.restarts import RestartPolicy
 from trio_parallel_kafka.cli.fleet.roster import DRAINING, STOPPED, MemberEntry, Roster
 from trio_parallel_kafka.cli.fleet.statistics import FleetStatistics
 from trio_parallel_kafka.cli.fleet.vitals import LOOPING_FROM, SETTLING, judge
@@ -108,11 +108,12 @@ def test_what_needs_no_traceback() -> None:
 async def test_members_are_merged(autojump_clock: object) -> None:
     """Counts are sums, the oldest record is that of all, each member stands for itself."""
     first, second = MemberEntry(4), MemberEntry(5)
+    special: Any = {"held": ("paused",), "engine": EngineStatistics("process", busy=2)}
     for entry, pid in ((first, 40), (second, 50)):
         entry.started(pid)
     first.take(MemberReport(statistics=consumer_statistics(partition(0, age=1.0), completed=10), running_for=3.0))
     second.take(
-        MemberReport(statistics=consumer_statistics(partition(1, age=9.0), partition(2), completed=5, held=("paused",)))
+        MemberReport(statistics=consumer_statistics(partition(1, age=9.0), partition(2), completed=5, **special))
     )
     fleet = Roster((first, second)).snapshot()
     assert abs(fleet.at - time.time()) < 60
@@ -126,7 +127,9 @@ async def test_members_are_merged(autojump_clock: object) -> None:
     assert (one.index, one.pid, one.state, one.running_for, one.max_concurrency) == (4, 40, "running", 3.0, 256)
     assert (one.poll_hop_p99, one.held, two.held) == (0.004, (), ("paused",))
     assert [each.partition for each in two.partitions] == [1, 2]
-    assert FleetStatistics.from_json(fleet.as_json()).members[1].totals == two.totals
+    assert (one.engine, two.engine) == (EngineStatistics(), EngineStatistics("process", busy=2))
+    read = FleetStatistics.from_json(fleet.as_json()).members[1]
+    assert (read.totals, read.engine) == (two.totals, two.engine)
 
 
 async def test_counts_outlive_a_member() -> None:
@@ -140,6 +143,7 @@ async def test_counts_outlive_a_member() -> None:
     roster = Roster((entry,))
     (member,) = roster.snapshot().members
     assert (member.state, member.pid, member.partitions, member.max_concurrency) == ("restarting", None, (), None)
+    assert member.engine is None
     assert (member.totals.completed, member.restarts, member.last_error) == (10, 0, "ValueError: bad")
     entry.started(41)
     assert entry.failure is None

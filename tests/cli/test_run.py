@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from cli.fleet_kit import HANDLER, PATIENCE, environment, is_alive, on, running
+from cli.fleet_kit import HANDLER, PATIENCE, Program, environment, full_pipe, is_alive, on, running
 from confluent_kafka import Producer
 
 from trio_parallel_kafka import ConfigError, ConsumerConfig
@@ -84,7 +86,7 @@ async def handle(record):
 
 
 def test_one_member_runs_in_this_process(
-    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     """It handles what there is, drains on a signal with status 0, and leaves signals as they were."""
     send(broker, 20)
@@ -94,7 +96,7 @@ def test_one_member_runs_in_this_process(
     assert main(["run", f"{name}:handle", "--json", "--statistics", "0", "--status-file", "status.json"]) == 0
     assert sys.modules[name].seen == [(True, os.getpid())] * 20
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     (line,) = out.splitlines()
     fleet = FleetStatistics.from_json(line)
     assert (fleet.state, fleet.totals.completed) == ("stopped", 20)
@@ -117,11 +119,14 @@ def test_the_identity_of_one_member(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert [config.kafka["group.instance.id"] for config in made] == ["till-7"]
 
 
-async def test_a_drain_before_the_cluster_is_found(broker: EmbeddedBroker) -> None:
+async def test_a_drain_before_the_cluster_is_found(
+    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing to drain, so it ends at once."""
     broker.down()
+    monkeypatch.syspath_prepend(here)
     config = ConsumerConfig.from_env(on(broker, PARALLEL_CONSUMER_CONNECT_TIMEOUT="3600"))
-    member = Member(config, "billing:handle")
+    member = Member(config, f"{module(here, COUNTING)}:handle")
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(member.run)
@@ -130,8 +135,24 @@ async def test_a_drain_before_the_cluster_is_found(broker: EmbeddedBroker) -> No
             member.drain()
 
 
+async def test_a_member_that_has_begun(broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so once it has partitions."""
+    monkeypatch.syspath_prepend(here)
+    member = Member(ConsumerConfig.from_env(on(broker)), f"{module(here, COUNTING)}:handle")
+    assert not member.report().has_begun
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(member.run)
+            while not member.report().has_begun:
+                await trio.sleep(0.01)
+            statistics = member.report().statistics
+            member.drain()
+    assert statistics is not None
+    assert statistics.partitions
+
+
 def test_a_handler_that_fails(
-    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    broker: EmbeddedBroker, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     """Its error leaves with its traceback; the status file tells of it."""
     send(broker, 1)
@@ -141,25 +162,25 @@ def test_a_handler_that_fails(
         main(["run", f"{name}:handle", "--status-file", "status.json"])
     fleet = FleetStatistics.from_json((here / "status.json").read_text())
     assert (fleet.state, fleet.last_error) == ("stopped", "LookupError: no such customer")
-    assert "last error: LookupError: no such customer" in capsys.readouterr().err
+    assert "last error: LookupError: no such customer" in capfd.readouterr().err
 
 
-def test_no_cluster(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_no_cluster(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     """A cluster that isn't there is status 1 and one line."""
     configure(monkeypatch, NOWHERE)
     assert main(["run", f"{module(here, COUNTING)}:handle"]) == 1
-    assert "error: no answer from 127.0.0.1:1 within 0.2 s" in capsys.readouterr().err
+    assert "error: no answer from 127.0.0.1:1 within 0.2 s" in capfd.readouterr().err
 
 
 # What is wrong from the start
 
 
 @pytest.mark.parametrize("members", ["1", "2"])
-def test_a_wrong_configuration(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, members: str) -> None:
+def test_a_wrong_configuration(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture, members: str) -> None:
     """It is said once, with status 2, before anything is started."""
     configure(monkeypatch, {**NOWHERE, "PARALLEL_CONSUMER_MAX_CONCURRENCY": "none"})
     assert main(["run", f"{module(here, COUNTING)}:handle", "--members", members]) == 2
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.startswith("trio-parallel-kafka: error: invalid configuration:\n- max_concurrency:")
     assert err.count("max_concurrency") == err.count("invalid") == 1
 
@@ -174,21 +195,31 @@ def test_a_wrong_configuration(here: Path, monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_a_handler_that_is_not_there(
-    here: Path, configured: None, capsys: Capture, name: str, text_and_reason: tuple[str, str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture, name: str, text_and_reason: tuple[str, str]
 ) -> None:
-    """It is named with the reason; status 2."""
+    """It is named with the reason, before a cluster is even looked for; status 2."""
+    configure(monkeypatch, NOWHERE)
     text, reason = text_and_reason
     assert main(["run", name.format(module(here, text))]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith("trio-parallel-kafka: error: can't import the handler")
     assert reason in line
 
 
-def test_a_status_file_in_no_folder(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_handler_that_is_not_there_in_processes(
+    configured: None, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """Only worker processes notice; the status is 2 all the same."""
+    configure(monkeypatch, {"PARALLEL_CONSUMER_EXECUTION_MODE": "process", "PYTHONPATH": str(here)})
+    assert main(["run", f"{module(here, COUNTING)}:missing"]) == 2
+    assert "has no attribute 'missing'" in capfd.readouterr().err
+
+
+def test_a_status_file_in_no_folder(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     """It is refused at the start."""
     configure(monkeypatch, NOWHERE)
     assert main(["run", f"{module(here, COUNTING)}:handle", "--status-file", "nowhere/status.json"]) == 2
-    assert "- --status-file: can't be written: " in capsys.readouterr().err
+    assert "- --status-file: can't be written: " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -206,21 +237,21 @@ def test_a_status_file_in_no_folder(here: Path, monkeypatch: pytest.MonkeyPatch,
         (["a:b", "--config", "c", "--env-file", "e"], "leave out --config or --env-file"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], complaint: str, capsys: Capture) -> None:
+def test_wrong_arguments(arguments: list[str], complaint: str, capfd: Capture) -> None:
     """They are refused with what is allowed."""
     with pytest.raises(SystemExit) as exit_:
         main(["run", *arguments])
     assert exit_.value.code == 2
-    assert complaint in capsys.readouterr().err
+    assert complaint in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "health"])
-def test_help(command: str, capsys: Capture) -> None:
+def test_help(command: str, capfd: Capture) -> None:
     """It tells what the command is for, shows examples, and keeps to the width of a terminal."""
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])
     assert exit_.value.code == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert f"examples:\n  trio-parallel-kafka {command} " in out
     assert "exit status: 0" in out
     assert "--link" not in out
@@ -285,6 +316,43 @@ def test_a_fleet(broker: EmbeddedBroker, tmp_path: Path) -> None:
     assert not any(map(is_alive, members))
 
 
+QUIET = """
+import os
+
+async def handle(record):
+    with open("handled", "a") as file:
+        file.write(f"{os.getpid()} {record.value.decode()}\\n")
+"""
+
+
+def has_completed(run: Program, count: int) -> bool:
+    """Whether its status says that so many records are completed."""
+    status = run.status()
+    return status is not None and status.totals.completed == count
+
+
+def test_output_that_is_not_read(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """A reader that has stopped holds nothing up: not the work, nor the status file, nor a drain, which is clean."""
+    send(broker, 20)
+    with ExitStack() as stack:
+        _, full = stack.enter_context(full_pipe())
+        runs = []
+        for members in ("1", "2"):  # at once, since both mostly wait
+            folder, variables = tmp_path / members, on(broker, KAFKA_CONSUMER_GROUP=f"billing-{members}")
+            folder.mkdir()
+            arguments = ["billing:handle", f"--members={members}", "--json", "--statistics=0.01"]
+            runs.append(stack.enter_context(running(folder, arguments, variables, QUIET, output=full)))
+        for run in runs:
+            run.wait_for(functools.partial(has_completed, run, 20))
+            run.process.send_signal(signal.SIGTERM)
+        for run in runs:
+            code, _, _ = run.ended()
+            status = run.status()
+            assert code == 0
+            assert status is not None
+            assert (status.state, status.totals.completed) == ("stopped", 20)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_kills_a_process_whose_loop_is_blocked(
     broker: EmbeddedBroker, tmp_path: Path, number: int
@@ -343,13 +411,14 @@ def test_a_fleet_without_a_handler(broker: EmbeddedBroker, tmp_path: Path) -> No
 
 
 def test_a_fleet_without_a_cluster(tmp_path: Path) -> None:
-    """Members that find no cluster are started again and again, each time with one line; no tracebacks."""
+    """Members that find no cluster are to be started again, and say so in one line; no tracebacks."""
     with running(tmp_path, ["billing:handle", "--members=2"], NOWHERE) as run:
-        run.wait_for(lambda: (status := run.status()) and status.restarts >= 1)
+        run.wait_for(lambda: (status := run.status()) and any(each.failures_in_a_row for each in status.members))
         run.process.send_signal(signal.SIGTERM)
         code, _, err = run.ended()
     assert code in {0, 1}  # whether one was being started just then
-    assert "ended with status 1 (BrokerUnreachableError: no answer from 127.0.0.1:1" in err
+    assert "ended with status 1 (BrokerUnreachableError: no answer from 127.0.0.1:1 within 0.2 s" in err
+    assert "; it is started again in " in err
     assert "Traceback" not in err
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,9 +17,9 @@ from cli.fleet_kit import PATIENCE, consumer_statistics, is_alive
 
 from trio_parallel_kafka.cli.fleet import life
 from trio_parallel_kafka.cli.fleet.alone import run_alone
+from trio_parallel_kafka.cli.fleet.keeper import RestartPolicy
 from trio_parallel_kafka.cli.fleet.link import MemberEnd
 from trio_parallel_kafka.cli.fleet.report import MemberReport
-from trio_parallel_kafka.cli.fleet.restarts import RestartPolicy
 from trio_parallel_kafka.cli.fleet.showing import Showing
 from trio_parallel_kafka.cli.fleet.statistics import FleetStatistics
 from trio_parallel_kafka.cli.fleet.supervisor import Supervisor
@@ -97,20 +97,20 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_drains(capsys: Capture, number: int) -> None:
+async def test_a_signal_drains(capfd: Capture, number: int) -> None:
     """The first signal asks all members to drain; once they have, the status is 0."""
     async with supervised(DRAINS, DRAINS) as status:
         await until(lambda: len(log()) == 2)
         send(number)
     assert status == [0]
     assert log().count("drained") == 2
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "draining member 0 (pid " in err
     assert "a second signal kills" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_kills(capsys: Capture, number: int) -> None:
+async def test_a_second_signal_kills(capfd: Capture, number: int) -> None:
     """It kills every member and what it has started; the status is that of the signal."""
     child = "child = subprocess.Popen(['sleep', '3600']); note(f'pid {child.pid}'); "
     async with supervised(child + LINGERS, LINGERS) as status:
@@ -119,7 +119,7 @@ async def test_a_second_signal_kills(capsys: Capture, number: int) -> None:
         await until(lambda: log().count("asked") == 2)
         send(number)
     assert status == [128 + number]
-    assert "killing member 0 (pid " in capsys.readouterr().err
+    assert "killing member 0 (pid " in capfd.readouterr().err
 
 
 async def test_members_do_not_hear_the_terminal() -> None:
@@ -131,7 +131,7 @@ async def test_members_do_not_hear_the_terminal() -> None:
         send(signal.SIGTERM)
 
 
-async def test_a_dead_member_is_started_again(capsys: Capture) -> None:
+async def test_a_dead_member_is_started_again(capfd: Capture) -> None:
     """However it dies, it is started again with its own index, while the others go on; and says why."""
     dies = (
         "n = open('log').read().count(f'{index} pid')\n"
@@ -144,7 +144,7 @@ async def test_a_dead_member_is_started_again(capsys: Capture) -> None:
         await until(lambda: len(log()) == 6)
         send(signal.SIGTERM)
     assert status == [0]
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "member 1 was killed by SIGKILL; it is started again in 0.0 s" in err
     assert "member 1 ended with status 1 (ValueError: bad); it is started again" in err
     assert "member 1 has drained, and not on our behalf; it is started again" in err
@@ -198,17 +198,17 @@ async def test_a_drain_does_not_wait_for_a_restart() -> None:
     assert log().count("drained") == 1
 
 
-async def test_a_member_that_fails_while_it_drains(capsys: Capture) -> None:
+async def test_a_member_that_fails_while_it_drains(capfd: Capture) -> None:
     """It isn't started again, is named, and makes the status 1."""
     async with supervised("os.read(link, 1); say_last('CommitError: no answer'); sys.exit(1)", DRAINS) as status:
         await until(lambda: len(log()) == 2)
         send(signal.SIGTERM)
     assert status == [1]
     assert len(pids()) == 2
-    assert "member 0 ended with status 1 (CommitError: no answer) while it drained" in capsys.readouterr().err
+    assert "member 0 ended with status 1 (CommitError: no answer) while it drained" in capfd.readouterr().err
 
 
-async def test_what_a_restart_cannot_mend(capsys: Capture) -> None:
+async def test_what_a_restart_cannot_mend(capfd: Capture) -> None:
     """Status 2 of one member makes all drain, says why once, and is the status of all."""
     unusable = "time.sleep(0.1); say_last('ConfigError: topics'); sys.exit(2)"
     async with supervised(unusable, DRAINS, unusable) as status:
@@ -216,19 +216,48 @@ async def test_what_a_restart_cannot_mend(capsys: Capture) -> None:
     assert status == [2]
     assert len(pids()) == 3
     assert log().count("drained") == 1
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.count("a restart wouldn't help, so all are drained: ConfigError: topics") == 1
 
 
-async def test_a_member_that_says_nothing_of_what_it_lacks(capsys: Capture) -> None:
+BEGAN = MemberReport(has_begun=True).as_line()
+
+
+async def test_what_goes_wrong_later_ends_nobody_else(capfd: Capture) -> None:
+    """Status 2 of a member whose fleet has worked is a failure like any other: it is shown, and tried again."""
+    works = f"os.write(link, {BEGAN!r}); note('begun'); "
+    fails = (
+        "while 'begun' not in open('log').read(): time.sleep(0.01)\n"
+        "if open('log').read().count(f'{index} pid') < 3: say_last('ConfigError: topics'); sys.exit(2)\n"
+    )
+    async with supervised(works + DRAINS, fails + DRAINS) as status:
+        await until(lambda: len(pids()) == 4)
+        assert "drained" not in log()
+        send(signal.SIGTERM)
+    assert status == [0]
+    assert "member 1 ended with status 2 (ConfigError: topics); it is started again" in capfd.readouterr().err
+
+
+async def test_a_member_that_worked_before_it_was_restarted(capfd: Capture) -> None:
+    """It counts as one that has worked, although it does no more."""
+    works = f"if open('log').read().count('pid') == 1: os.write(link, {BEGAN!r}); sys.exit(1)\n"
+    fails = f"os.write(link, {MemberReport().as_line()!r}); say_last('ConfigError: topics'); sys.exit(2)"
+    async with supervised(works + fails) as status:
+        await until(lambda: len(pids()) == 4)
+        send(signal.SIGTERM)
+    assert status == [1]
+    assert "a restart wouldn't help" not in capfd.readouterr().err
+
+
+async def test_a_member_that_says_nothing_of_what_it_lacks(capfd: Capture) -> None:
     """Without last words there is what it has printed."""
     async with supervised("sys.exit(2)") as status:
         pass
     assert status == [2]
-    assert "so all are drained: see what it has printed" in capsys.readouterr().err
+    assert "so all are drained: see what it has printed" in capfd.readouterr().err
 
 
-async def test_a_process_that_cannot_be_started(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_cannot_be_started(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A system that is out of processes for a moment is no reason to end the others."""
     open_process = trio.lowlevel.open_process
     refusals = [OSError("Resource temporarily unavailable")]
@@ -243,7 +272,7 @@ async def test_a_process_that_cannot_be_started(capsys: Capture, monkeypatch: py
         await until(lambda: len(log()) == 1)
         send(signal.SIGTERM)
     assert status == [0]
-    assert "its process can't be started: Resource temporarily unavailable" in capsys.readouterr().err
+    assert "its process can't be started: Resource temporarily unavailable" in capfd.readouterr().err
 
 
 async def test_who_keeps_the_link_open_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +298,7 @@ async def test_cancellation_kills(nursery: trio.Nursery) -> None:
     assert not is_alive(pids()[0])
 
 
-async def test_statistics_are_shown(capsys: Capture, folder: Path) -> None:
+async def test_statistics_are_shown(capfd: Capture, folder: Path) -> None:
     """Every so often as JSON, in the file each second, and both once more at the end."""
     showing = Showing(interval=0.05, as_json=True, status_file=str(folder / "status.json"))
     async with supervised(DRAINS, showing=showing):
@@ -277,7 +306,7 @@ async def test_statistics_are_shown(capsys: Capture, folder: Path) -> None:
         first = (folder / "status.json").read_text()
         await until(lambda: (folder / "status.json").read_text() != first)
         send(signal.SIGTERM)
-    lines = [FleetStatistics.from_json(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [FleetStatistics.from_json(line) for line in capfd.readouterr().out.splitlines()]
     assert len(lines) > 3
     assert [(lines[0].state, lines[-1].state)] == [("running", "stopped")]
     assert FleetStatistics.from_json((folder / "status.json").read_text()).state == "stopped"
@@ -291,6 +320,12 @@ def output_that_nobody_reads() -> TextIO:
     return os.fdopen(writing, "w")
 
 
+def output_that_was_closed() -> TextIO:
+    """A file whose descriptor is free for others."""
+    with Path(os.devnull).open("w") as file:
+        return file
+
+
 def output_on_a_full_disk() -> TextIO:
     """A file that takes nothing."""
     return Path("/dev/full").open("w")
@@ -299,20 +334,32 @@ def output_on_a_full_disk() -> TextIO:
 @pytest.mark.parametrize("make_output", [output_that_nobody_reads, output_on_a_full_disk])
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 async def test_nobody_takes_the_statistics(
-    monkeypatch: pytest.MonkeyPatch, name: str, make_output: Callable[[], TextIO]
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture, name: str, make_output: Callable[[], TextIO]
 ) -> None:
     """An output that is closed, or full, is no reason to end the work."""
     showing = Showing(interval=0.01, as_json=name == "stdout", status_file=None)
-    with suppress(OSError), make_output() as closed:  # what couldn't be written is tried once more at the end
-        monkeypatch.setattr(sys, name, closed)
+    with make_output() as closed:
+        monkeypatch.setattr(sys, f"__{name}__", closed)
         async with supervised(DRAINS, showing=showing) as status:
             await until(lambda: len(log()) == 1)
             await trio.sleep(0.05)
             send(signal.SIGTERM)
     assert status == [0]
+    assert capfd.readouterr().err.count("the statistics can't be written: ") == (name == "stdout")
 
 
-async def test_a_status_file_that_cannot_be_written_any_more(capsys: Capture, folder: Path) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_no_output(monkeypatch: pytest.MonkeyPatch, capfd: Capture, *, is_there: bool) -> None:
+    """What isn't there, or was closed, isn't written to: its number may be another file's."""
+    monkeypatch.setattr(sys, "__stderr__", output_that_was_closed() if is_there else None)
+    async with supervised(DRAINS) as status:
+        await until(lambda: len(log()) == 1)
+        send(signal.SIGTERM)
+    assert status == [0]
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_status_file_that_cannot_be_written_any_more(capfd: Capture, folder: Path) -> None:
     """It is said once for each reason, and the work goes on."""
     place = folder / "run"
     place.mkdir()
@@ -324,11 +371,12 @@ async def test_a_status_file_that_cannot_be_written_any_more(capsys: Capture, fo
         complaints = ""
         while "status file can't be written" not in complaints:
             await trio.sleep(0.01)
-            complaints += capsys.readouterr().err
+            complaints += capfd.readouterr().err
         send(signal.SIGTERM)
-    complaints += capsys.readouterr().err
+    complaints += capfd.readouterr().err
     assert status == [0]
     assert complaints.count("the status file can't be written, so health checks will fail") == 1
+    assert [each.name for each in place.iterdir()] == ["status.json"]
 
 
 class FailingMember:
@@ -342,12 +390,12 @@ class FailingMember:
         return MemberReport(statistics=consumer_statistics(last_error="the broker was away"))
 
 
-async def test_what_ends_a_lone_member_is_its_last_error(capsys: Capture) -> None:
+async def test_what_ends_a_lone_member_is_its_last_error(capfd: Capture) -> None:
     """And not what its client had reported before."""
     member: Any = FailingMember()
     with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
         await run_alone(member, 0, SILENT)
-    assert "last error: RuntimeError: no such customer" in capsys.readouterr().err
+    assert "last error: RuntimeError: no such customer" in capfd.readouterr().err
 
 
 def test_what_handlers_start_does_not_inherit_the_link() -> None:

@@ -11,7 +11,6 @@ from trio_parallel_kafka.cli.fleet.report import describe
 from trio_parallel_kafka.cli.fleet.roster import DRAINING, STOPPED, MemberEntry, Roster
 from trio_parallel_kafka.cli.fleet.showing import Showing
 from trio_parallel_kafka.cli.fleet.statistics import FleetStatistics
-from trio_parallel_kafka.cli.output import say
 
 
 async def run_alone(member: Member, index: int, showing: Showing) -> int:
@@ -30,15 +29,14 @@ async def run_alone(member: Member, index: int, showing: Showing) -> int:
             entry.take(member.report())
         return roster.snapshot()
 
-    def drain() -> None:
-        roster.state = DRAINING
-        say(
-            f"draining: what runs may finish within {member.config.shutdown_timeout:g} s (shutdown_timeout); a second "
-            "signal kills"
-        )
-        member.drain()
+    async with showing.of(snapshot) as say, trio.open_nursery() as nursery:
 
-    async with showing.of(snapshot), trio.open_nursery() as nursery:
+        def drain() -> None:
+            roster.state = DRAINING
+            timeout = f"{member.config.shutdown_timeout:g} s (shutdown_timeout)"
+            say(f"draining: what runs may finish within {timeout}; a second signal kills")
+            member.drain()
+
         await nursery.start(drain_on_signal, drain)
         failure: str | None = None
         try:

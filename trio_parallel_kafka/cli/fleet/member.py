@@ -7,11 +7,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
+import attrs
 import trio
 
 from trio_parallel_kafka.cli.fleet.report import MemberReport
-from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.config import ConsumerConfig, ExecutionMode
 from trio_parallel_kafka.consumer import ParallelConsumer, parallel_consumer
+from trio_parallel_kafka.execution.engines.handlers import imported
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -30,6 +32,7 @@ class Member:
         self._scope: Final = trio.CancelScope()
         self._consumer: ParallelConsumer | None = None
         self._running_since: float | None = None
+        self._start: Final = _Start()
 
     async def run(self) -> None:
         """Consume until :meth:`drain` was called and is done.
@@ -37,11 +40,13 @@ class Member:
         Raises:
             ExceptionGroup: the handler failed for good.
             ParallelKafkaError: see :meth:`.ParallelConsumer.run`.
+            BaseException: the handler's module can't be imported. It wasn't a member then: the group has no rebalance.
         """
         with self._scope:
+            handler = self._handler if self.config.execution_mode is ExecutionMode.PROCESS else imported(self._handler)
             async with parallel_consumer(self.config) as self._consumer:
                 self._running_since = trio.current_time()
-                await self._consumer.run(self._handler)
+                await self._consumer.run(handler, task_status=self._start)
         await trio.lowlevel.checkpoint()
 
     def drain(self) -> None:
@@ -56,8 +61,20 @@ class Member:
         if self._consumer is None or self._running_since is None:
             return MemberReport()
         return MemberReport(
-            statistics=self._consumer.statistics(), running_for=trio.current_time() - self._running_since
+            statistics=self._consumer.statistics(),
+            running_for=trio.current_time() - self._running_since,
+            has_begun=self._start.has_come,
         )
+
+
+@attrs.define
+class _Start(trio.TaskStatus[None]):
+    """Notes that a consumer is ready."""
+
+    has_come: bool = False
+
+    def started(self, _value: None = None) -> None:
+        self.has_come = True
 
 
 async def drain_on_signal(

@@ -24,11 +24,13 @@ class MemberReport:
     Attributes:
         statistics: those of its consumer, or ``None`` before there is one.
         running_for: seconds since the consumer began to run.
+        has_begun: it could handle records, and has been given partitions.
         failure: what ended it, or ``None``.
     """
 
     statistics: ConsumerStatistics | None = None
     running_for: float = 0.0
+    has_begun: bool = False
     failure: str | None = None
 
     def as_line(self) -> bytes:
@@ -74,7 +76,7 @@ def describe(error: BaseException) -> str:
 
 
 def is_beyond_restarts(error: BaseException) -> bool:
-    """Whether a restart would fail in the same way: the configuration is wrong, or the handler isn't there."""
+    """Whether it fails just so until somebody mends it: the configuration is wrong, or the handler isn't there."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(_BEYOND_RESTARTS)[0] is not None
     return isinstance(error, _BEYOND_RESTARTS)

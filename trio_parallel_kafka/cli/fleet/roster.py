@@ -36,6 +36,7 @@ class MemberEntry:
         index: its number.
         pid: its process, or ``None`` while there is none.
         failures_in_a_row: how often it has ended without having run well in between.
+        has_begun: it could handle records once, perhaps before a restart.
         failure: what ended it, as it said itself, or ``None``.
         last_error: the last error that was heard of, or ``None``.
         last_error_at: when that was, on Trio's clock.
@@ -45,6 +46,7 @@ class MemberEntry:
         self.index: Final = index
         self.pid: int | None = None
         self.failures_in_a_row: int = 0
+        self.has_begun: bool = False
         self.failure: str | None = None
         self.last_error: str | None = None
         self.last_error_at: float = -math.inf
@@ -70,6 +72,7 @@ class MemberEntry:
             self.fails(report.failure)
             return
         self._report = report
+        self.has_begun = self.has_begun or report.has_begun
         if report.statistics is not None:
             self._phase = report.statistics.state
             self._note_error(report.statistics.last_error)
@@ -137,6 +140,7 @@ class MemberEntry:
             poll_hop_p99=now.poll.hop_p99 if now else 0.0,
             held=now.held if now else (),
             partitions=now.partitions if now else (),
+            engine=now.engine if now else None,
             totals=self._totals,
             last_error=self.last_error,
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 from cattrs.preconf.json import make_converter
 
-from trio_parallel_kafka.statistics import OldestRecord, PartitionStatistics, Totals
+from trio_parallel_kafka.statistics import EngineStatistics, OldestRecord, PartitionStatistics, Totals
 
 CONVERTER: Final = make_converter()
 """From statistics to JSON and back."""
@@ -55,6 +55,7 @@ class MemberStatistics:
         poll_hop_p99: seconds that a busy loop costs its polling, 99th percentile.
         held: why it starts no handler at all.
         partitions: its partitions.
+        engine: what runs its handlers, or ``None`` before it has said so.
         totals: counts since the fleet was started, over restarts.
         last_error: what ended it last, or the last trouble that its client reported, or ``None``.
     """
@@ -73,6 +74,7 @@ class MemberStatistics:
     poll_hop_p99: float
     held: tuple[str, ...]
     partitions: tuple[PartitionStatistics, ...]
+    engine: EngineStatistics | None
     totals: Totals
     last_error: str | None
 

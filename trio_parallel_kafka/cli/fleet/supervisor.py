@@ -7,10 +7,9 @@ from typing import Final
 
 import trio
 
-from trio_parallel_kafka.cli.fleet.keeper import MemberKeeper
+from trio_parallel_kafka.cli.fleet.keeper import MemberKeeper, RestartPolicy
 from trio_parallel_kafka.cli.fleet.linked import FAILED, UNUSABLE
 from trio_parallel_kafka.cli.fleet.member import STOP_SIGNALS
-from trio_parallel_kafka.cli.fleet.restarts import RestartPolicy
 from trio_parallel_kafka.cli.fleet.roster import DRAINING, STOPPED, MemberEntry, Roster
 from trio_parallel_kafka.cli.fleet.showing import Showing
 from trio_parallel_kafka.cli.output import say
@@ -33,11 +32,19 @@ class Supervisor:
     ) -> None:
         self._draining: Final = trio.Event()
         self._was_asked = False
+        self._say: Callable[[str], None] = say
         self._killed_by: int | None = None
         self._is_unusable = False
         self._roster: Final = Roster(tuple(map(MemberEntry, indices)))
         self._keepers: Final = [
-            MemberKeeper(entry, command(entry.index), policy or RestartPolicy(), self._draining, self._give_up)
+            MemberKeeper(
+                entry,
+                command(entry.index),
+                policy or RestartPolicy(),
+                self._draining,
+                gives_up=self._gives_up,
+                say=self._tell,
+            )
             for entry in self._roster.entries
         ]
 
@@ -49,7 +56,7 @@ class Supervisor:
         Raises:
             ConfigError: the status file can't be written.
         """
-        async with showing.of(self._roster.snapshot):
+        async with showing.of(self._roster.snapshot) as self._say:
             try:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._obey_signals, nursery.cancel_scope)
@@ -73,23 +80,30 @@ class Supervisor:
             task_status.started()
             async for number in signals:
                 if self._was_asked:
-                    say(f"killing {self._living()}")
+                    self._say(f"killing {self._living()}")
                     self._killed_by = number
                     everything.cancel()
                     return
                 self._was_asked = True
                 self._drain()
-                say(f"draining {self._living()}; a second signal kills")
+                self._say(f"draining {self._living()}; a second signal kills")
 
     def _drain(self) -> None:
         self._roster.state = DRAINING
         self._draining.set()
 
-    def _give_up(self, reason: str) -> None:
+    def _gives_up(self, reason: str) -> bool:
+        """Whether a member that can't work is the end of the fleet: not if another can, or this one could."""
+        if any(entry.has_begun for entry in self._roster.entries):
+            return False
         if not self._is_unusable:
-            say(f"error: a member can't work, and a restart wouldn't help, so all are drained: {reason}")
+            self._say(f"error: a member can't work, and a restart wouldn't help, so all are drained: {reason}")
         self._is_unusable = True
         self._drain()
+        return True
+
+    def _tell(self, text: str) -> None:
+        self._say(text)
 
     def _living(self) -> str:
         pids = [f"{entry.index} (pid {entry.pid})" for entry in self._roster.entries if entry.pid is not None]
