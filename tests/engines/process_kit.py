@@ -16,7 +16,7 @@ from engines import process_handlers
 
 from trio_parallel_kafka import Record
 from trio_parallel_kafka.errors import HandlerTimeoutError
-from trio_parallel_kafka.execution.attempts import GivenUp, attempting, waiting
+from trio_parallel_kafka.execution.attempts import GivenUp, UnderWay, attempting, waiting
 from trio_parallel_kafka.execution.engine import Attempt, Execute
 from trio_parallel_kafka.execution.engines import crew as crew_module, processes as processes_module
 from trio_parallel_kafka.execution.engines.calls import Call
@@ -64,7 +64,7 @@ class Driver:
 
     async def handle(self, record: Record[Any, Any], time: float | None = None) -> None:
         """Make one attempt at a record, as a consumer does, and note what came of it."""
-        attempt_at = attempting(waiting(self.execute), time, GivenUp())
+        attempt_at = attempting(waiting(self.execute), time, GivenUp(), UnderWay())
         with trio.CancelScope() as self.scopes[record.offset]:
             try:
                 self.results[record.offset] = await attempt_at(record)

@@ -13,7 +13,7 @@ from shell.kit import BodyError, StepCounter
 from trio.testing import MockClock
 
 from trio_parallel_kafka import Attempt, HandlerTimeoutError
-from trio_parallel_kafka.execution.attempts import GivenUp, attempting, goes_on_after, waiting
+from trio_parallel_kafka.execution.attempts import GivenUp, UnderWay, attempting, goes_on_after, waiting
 
 
 class Executed:
@@ -50,15 +50,15 @@ async def test_attempt_in_time(autojump_clock: MockClock) -> None:
         raise BodyError
 
     for timeout in (None, 5.0):
-        assert await attempting(Executed(work=4.0), timeout, GivenUp())("a") == "a"
+        assert await attempting(Executed(work=4.0), timeout, GivenUp(), UnderWay())("a") == "a"
         with pytest.raises(BodyError):
-            await attempting(refuse, timeout, GivenUp())("a")
+            await attempting(refuse, timeout, GivenUp(), UnderWay())("a")
 
 
 async def test_attempt_that_is_cancelled_in_time(autojump_clock: MockClock) -> None:
     """Its call is cancelled when the time is up; it has failed by that."""
     with pytest.raises(HandlerTimeoutError, match=r"longer than 5 s \(handler_timeout\)") as caught:
-        await attempting(Executed(work=9.0), 5.0, GivenUp())("a")
+        await attempting(Executed(work=9.0), 5.0, GivenUp(), UnderWay())("a")
     assert trio.current_time() == pytest.approx(5.0)
     assert not goes_on_after(caught.value)
 
@@ -67,7 +67,7 @@ async def test_attempt_that_is_cancelled_in_time(autojump_clock: MockClock) -> N
 async def test_attempt_that_returns_late(autojump_clock: MockClock, rest: float | None) -> None:
     """It has failed all the same."""
     with pytest.raises(HandlerTimeoutError) as caught:
-        await attempting(Executed(work=9.0, rest=rest, swallows=True), 5.0, GivenUp())("a")
+        await attempting(Executed(work=9.0, rest=rest, swallows=True), 5.0, GivenUp(), UnderWay())("a")
     assert goes_on_after(caught.value) is (rest is not None)
 
 
@@ -82,7 +82,7 @@ async def test_time_runs_from_the_start(autojump_clock: MockClock) -> None:
         await trio.sleep_forever()
 
     with pytest.raises(HandlerTimeoutError):
-        await attempting(waiting(execute), 5.0, GivenUp())("a")
+        await attempting(waiting(execute), 5.0, GivenUp(), UnderWay())("a")
     assert trio.current_time() == pytest.approx(104.0)
 
 
@@ -103,7 +103,7 @@ async def test_what_goes_on_is_waited_for_later(autojump_clock: MockClock, caplo
     """A timeout is told at once; whoever deals with it waits for the handler when it likes, out of reach of others."""
     given_up, executed = GivenUp(), Executed(work=9.0, rest=20.0)
     with pytest.raises(HandlerTimeoutError) as caught:
-        await attempting(executed, 5.0, given_up)("a")
+        await attempting(executed, 5.0, given_up, UnderWay())("a")
     assert trio.current_time() == pytest.approx(5.0)
     assert given_up.count == 0
     with trio.move_on_after(3.0) as scope:
@@ -121,7 +121,7 @@ async def test_nothing_to_wait_for(autojump_clock: MockClock, caplog: pytest.Log
     """Errors of another kind, and handlers that have ended by now, are passed over in silence."""
     given_up = GivenUp()
     with pytest.raises(HandlerTimeoutError) as caught:
-        await attempting(Executed(work=9.0, rest=1.0), 5.0, given_up)("a")
+        await attempting(Executed(work=9.0, rest=1.0), 5.0, given_up, UnderWay())("a")
     await trio.sleep(2)
     with trio.CancelScope() as scope:
         await given_up.wait_after(caught.value)
@@ -139,7 +139,7 @@ async def test_cancelled_call_is_waited_for(autojump_clock: MockClock, seconds: 
     """A cancellation from outside leaves the attempt once the handler has ended."""
     given_up, executed = GivenUp(), Executed(work=9.0, rest=20.0)
     with trio.move_on_after(3.0) as scope:
-        await attempting(executed, seconds, given_up)("a")
+        await attempting(executed, seconds, given_up, UnderWay())("a")
     assert scope.cancelled_caught
     assert trio.current_time() == executed.ended_at == pytest.approx(23.0)
     assert given_up.count == 0
@@ -156,7 +156,7 @@ async def test_cancelled_engine_with_tasks_of_its_own(autojump_clock: MockClock)
             raise BaseExceptionGroup("tasks", [error]) from None  # noqa: ASYNC104 - as a nursery does
 
     with trio.move_on_after(3.0) as scope:
-        await attempting(execute, 50.0, GivenUp())("a")
+        await attempting(execute, 50.0, GivenUp(), UnderWay())("a")
     assert scope.cancelled_caught
     assert trio.current_time() == executed.ended_at == pytest.approx(23.0)
 
@@ -182,7 +182,7 @@ async def test_cancelled_anywhere(autojump_clock: MockClock, seconds: float | No
             trio.lowlevel.add_instrument(counter)
             try:
                 with counter.scope:
-                    ways.add(await _attempted(attempting(waiting(execute), seconds, given_up), given_up))
+                    ways.add(await _attempted(attempting(waiting(execute), seconds, given_up, UnderWay()), given_up))
                 assert ended == begun
             finally:
                 trio.lowlevel.remove_instrument(counter)

@@ -80,19 +80,18 @@ class UnderWay:
         return attempt is not None and attempt.scope.deadline > trio.current_time()
 
 
-def attempting(
-    execute: Execute, timeout: float | None, given_up: GivenUp, under_way: UnderWay | None = None
-) -> AttemptAt:
+def attempting(execute: Execute, timeout: float | None, given_up: GivenUp, under_way: UnderWay) -> AttemptAt:
     """Give attempts by an engine that are cancelled when their time is up.
 
     One that returns later than that all the same has failed too: what it did may be half done.
     """
-    under_way = under_way or UnderWay()
 
     async def attempt_at(given: Any) -> object:
         attempt = Attempt(timeout)
         under_way.begin(given, attempt)
         try:
+            if timeout is None:  # a scope costs as much as all else here
+                return await execute(given, attempt)
             with attempt.scope:
                 result = await execute(given, attempt)
                 if not attempt.scope.cancel_called:

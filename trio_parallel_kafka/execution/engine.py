@@ -43,7 +43,8 @@ class Attempt:
 
     def waits(self) -> None:
         """It waits for its turn; its time doesn't run."""
-        self.scope.deadline = math.inf
+        if self.timeout is not None:
+            self.scope.deadline = math.inf
 
     def started(self, seconds_ago: float = 0.0) -> None:
         """The handler has begun: its time runs from then. To be called before the handler can do anything."""

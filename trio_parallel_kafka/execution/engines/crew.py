@@ -29,13 +29,13 @@ from trio_parallel_kafka.execution.engines.worker_process import Orders, Report
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
 
-CHUNK_TIME: Final = 0.05
+CHUNK_TIME: Final = 0.1
 """Seconds that a chunk is to take. Between two chunks a process has nothing to do for a millisecond or so."""
 
 CHUNK_LIMIT: Final = 256
 """Calls in a chunk at most."""
 
-OVERDUE: Final = 0.1
+OVERDUE: Final = 0.2
 """Seconds after which the calls of a chunk that haven't begun are taken back; at once if another process is idle."""
 
 UNSEEN: Final = 1.0
