@@ -27,7 +27,7 @@ def main() -> None:
     for name in PUBLIC:
         assert callable(getattr(package, name)), name
     extras = metadata.metadata("trio-parallel-kafka").get_all("Provides-Extra")
-    assert extras == ["cli", "dotenv", "schema-registry", "zstd"], extras
+    assert extras == ["cli", "dotenv", "process", "schema-registry", "zstd"], extras
     program = Path(sys.executable).with_name("trio-parallel-kafka")
     demo = [str(program), "demo", "--records", "500", "--json"]
     finished = subprocess.run(demo, capture_output=True, text=True, check=False, timeout=60)
