@@ -60,7 +60,7 @@ async def test_stop_at_the_moment_when_an_engine_is_open(autojump_clock: MockClo
     """Nothing is started by it any more."""
     world.broker.produce(P0, "abc")
     handle = Handling()
-    async with parallel_consumer(world.config(shutdown_timeout=0)) as pc, trio.open_nursery() as nursery:
+    async with parallel_consumer(world.config(shutdown_timeout=0)) as pc, trio.open_nursery() as nursery:  # noqa: ASYNC112 - it is told of the start
         await nursery.start(functools.partial(pc.run, handle, engine=StopsWhenOpen(pc)))
     assert not handle.started
     assert pc.statistics().state == "closed"

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 
-Calls wait in one queue. Each worker process has a :class:`Crew` in the consumer, which takes a chunk off the queue, has
+Calls wait in one queue. Each worker process has a :class:`.WorkerCrew` in the consumer, which takes a chunk off the queue, has
 it run, and answers its calls; so the cost of crossing is shared by a chunk. How many calls a chunk has follows from how
 long the last ones took, and from how many there are for all crews.
 
