@@ -157,7 +157,7 @@ async def test_threads_on_a_busy_topic(kafka: Cluster, tmp_path: Path) -> None:
     recorder.close()
     findings.check()
     assert not findings.replayed
-    assert findings.peak == {"a": 64}
+    assert 8 < findings.peak["a"] <= 64
     assert committed_offsets(kafka, config) == kafka.end_offsets(topic)
 
 
