@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 
-Calls wait in one queue. Each worker process has a :class:`.WorkerCrew` in the consumer, which takes a chunk off the queue, has
-it run, and answers its calls; so the cost of crossing is shared by a chunk. How many calls a chunk has follows from how
+Calls wait in one queue. Each worker process has a :class:`.WorkerCrew` in the consumer, which takes a chunk off the
+queue, has it run, and answers its calls; so the cost of crossing is shared by a chunk. How many calls a chunk has follows from how
 long the last ones took, and from how many there are for all crews.
 
 A call that is cancelled before its process has come to it is taken back. If the process is on it, the process is
