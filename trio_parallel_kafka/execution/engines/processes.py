@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 
 Calls wait in one queue. Each worker process has a :class:`.WorkerCrew` in the consumer, which takes a chunk off the
-queue, has it run, and answers its calls; so the cost of crossing is shared by a chunk. How many calls a chunk has follows from how
-long the last ones took, and from how many there are for all crews.
+queue, has it run, and answers its calls; so the cost of crossing is shared by a chunk. How many calls a chunk has
+follows from how long the last ones took, and from how many there are for all crews.
 
 A call that is cancelled before its process has come to it is taken back. If the process is on it, the process is
 killed. A process that dies takes the call that it was on along (its attempt has failed); what else was in its chunk and
