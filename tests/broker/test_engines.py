@@ -229,4 +229,5 @@ async def rate(kafka: Cluster, count: int, handler: Any, /, **fields: Any) -> fl
                 await trio.sleep(0.01)
             seconds = time.perf_counter() - began
             pc.stop()
+    assert committed_offsets(kafka, config) == kafka.end_offsets(config.topics[0])
     return (done - first) / seconds

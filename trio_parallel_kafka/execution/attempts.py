@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import trio
 
-from trio_parallel_kafka.errors import HandlerTimeoutError
+from trio_parallel_kafka.execution.deadline import timeout_error
 from trio_parallel_kafka.execution.engine import Attempt, Execute
 from trio_parallel_kafka.record import Record
 
@@ -102,8 +102,7 @@ def attempting(execute: Execute, timeout: float | None, given_up: GivenUp, under
             raise
         finally:
             under_way.end(given)
-        message = f"the handler took longer than {timeout:g} s (handler_timeout)"
-        raise HandlerTimeoutError(message) from (None if attempt.ended is None else GoesOn(given, attempt.ended))
+        raise timeout_error(timeout) from (None if attempt.ended is None else GoesOn(given, attempt.ended))
 
     return attempt_at
 

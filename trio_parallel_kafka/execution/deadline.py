@@ -12,6 +12,11 @@ from trio_parallel_kafka.errors import HandlerTimeoutError
 Given = TypeVar("Given")
 
 
+def timeout_error(timeout: float) -> HandlerTimeoutError:
+    """What an attempt fails with that takes longer than ``timeout`` seconds."""
+    return HandlerTimeoutError(f"the handler took longer than {timeout:g} s (handler_timeout)")
+
+
 def timed(attempt: Callable[[Given], Awaitable[object]], timeout: float | None) -> Callable[[Given], Awaitable[object]]:
     """Give an attempt that is cancelled after ``timeout`` seconds; ``attempt`` itself without one.
 
@@ -26,6 +31,6 @@ def timed(attempt: Callable[[Given], Awaitable[object]], timeout: float | None) 
             result = await attempt(given)
             if not scope.cancel_called:
                 return result
-        raise HandlerTimeoutError(f"the handler took longer than {timeout:g} s (handler_timeout)")
+        raise timeout_error(timeout)
 
     return attempt_in_time

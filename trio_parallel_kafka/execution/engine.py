@@ -14,14 +14,10 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import trio
 
-from trio_parallel_kafka.record import Record
 from trio_parallel_kafka.statistics import EngineStatistics
 
-Given: TypeAlias = Record[Any, Any] | tuple[Record[Any, Any], ...]
-"""What a handler is called with: a record, or a batch of them."""
-
 AnyHandler: TypeAlias = Callable[[Any], Any]
-"""A handler of either, async or not."""
+"""A handler of records or of batches, async or not."""
 
 
 class Attempt:
