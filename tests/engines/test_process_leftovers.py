@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import trio
 from engines.process_kit import descendants, is_alive, lines, open_files, opened, record, records, wait_until
+from trio_parallel._proc import SpawnProcWorker
 
 BURNING = """
 import sys
@@ -33,6 +35,21 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture
+def ended_before_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process is gone before anybody waits for its end, as it may be on a busy machine."""
+    wait = SpawnProcWorker.wait
+
+    async def wait_late(worker: SpawnProcWorker) -> int | None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.05)
+        code: int | None = await wait(worker)
+        return code
+
+    monkeypatch.setattr(SpawnProcWorker, "wait", wait_late)
+
+
+@pytest.mark.usefixtures("ended_before_it_is_waited_for")
 @pytest.mark.parametrize(("start_method", "cycles"), [("forkserver", 20), ("spawn", 1)])
 async def test_open_and_close_leave_nothing(tmp_path: Path, start_method: str, cycles: int) -> None:
     """No process, zombie or descriptor outlives the block, however often, with deaths, kills and retirements in it."""

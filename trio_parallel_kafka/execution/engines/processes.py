@@ -15,6 +15,7 @@ waiting in its chunk are taken back, too, so that they don't wait while another 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -96,6 +97,7 @@ class ProcessEngine(ExecutionEngine):
                     nursery.cancel_scope.cancel()
         finally:
             self._queue.close()
+            multiprocessing.active_children()  # lets go of the descriptors of those that have ended
         if failures:
             raise failures[0]
 
