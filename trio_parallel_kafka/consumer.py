@@ -13,9 +13,9 @@ import trio
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.control.controller import Controller
 from trio_parallel_kafka.control.gil import GilYield
-from trio_parallel_kafka.control.kafka_client import open_kafka_client
 from trio_parallel_kafka.control.snapshot import take_snapshot
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.batching import BatchScope
@@ -351,7 +351,7 @@ async def parallel_consumer(config: ConsumerConfig) -> AsyncIterator[ParallelCon
     problems: list[ParallelKafkaError] = []
     raised: list[BaseException] = []
     try:
-        async with open_kafka_client(config, problems) as client, trio.open_nursery() as nursery:
+        async with current_cluster.get().open_client(config, problems) as client, trio.open_nursery() as nursery:
             try:
                 await client.connect()
                 async with _controlled(config, client, nursery, problems) as consumer:

@@ -9,10 +9,11 @@ from typing import Any, Final
 import trio
 
 from trio_parallel_kafka.config.producer import ProducerConfig
+from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.control.gil import GilYield
 from trio_parallel_kafka.produced import ProducerRecord, RecordMetadata
 from trio_parallel_kafka.producing.deliveries import PendingDelivery
-from trio_parallel_kafka.producing.sender import Sender, open_sender
+from trio_parallel_kafka.producing.port import Sends
 
 
 class Producer:
@@ -25,7 +26,7 @@ class Producer:
     that send at once have no order among them.)
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sends) -> None:
         self._sender: Final = sender
 
     async def send(
@@ -156,7 +157,7 @@ async def open_producer(config: ProducerConfig) -> AsyncIterator[Producer]:
     **Cancellation.** A cancelled block still gets what was sent delivered, within ``close_timeout``.
     """
     instrument = GilYield()
-    async with open_sender(config) as sender:
+    async with current_cluster.get().open_sender(config) as sender:
         trio.lowlevel.add_instrument(instrument)
         try:
             yield Producer(sender)

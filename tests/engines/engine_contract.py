@@ -206,7 +206,7 @@ async def revoke_within_grace(stage: Stage, kind: Kind) -> None:
         trio.open_nursery() as nursery,
     ):
         await until(lambda: stage.journal.begun(0))
-        nursery.start_soon(lambda: stage.client.rebalance(revoke=[P0]))
+        nursery.start_soon(lambda: stage.rebalance(revoke=[P0]))
         await until(lambda: of(pc, P0).phase == "revoking")
         assert stage.journal.running()
         stage.journal.open("gate")
@@ -225,13 +225,13 @@ async def revoke_after_grace(stage: Stage, kind: Kind) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if not kind.can_stop:
                 patch.setattr(rebalance, "SETTLE", IMPATIENCE)  # it waits in vain
-            await stage.client.rebalance(revoke=[P0])
+            await stage.rebalance(revoke=[P0])
             assert pc.statistics().engine.abandoned == given_up(kind)
             assert len(stage.journal.running()) == given_up(kind)
             assert stage.committed(P0) == 0
             if kind.can_stop:
                 stage.journal.open("gate")
-            await stage.client.rebalance(assign=[P0])
+            await stage.rebalance(assign=[P0])
             if not kind.can_stop:
                 assert of(pc, P0).phase == "starting"
                 assert sorted(stage.journal.begun(0)) == [0, 2]

@@ -36,7 +36,7 @@ class Stage(World):
     def send(self, partition: TopicPartition, records: Iterable[tuple[str | None, str]]) -> None:
         """Produce records, each with its key and what the handler is to do."""
         for key, command in records:
-            self.broker.produce(partition, [key], value=command.encode())
+            self.broker.add(partition, [key], value=command.encode())
 
     @asynccontextmanager
     async def running(
@@ -69,9 +69,9 @@ def live_stage(folder: Path) -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(folder))
         stage = Stage(folder)
-        patch.setattr("trio_parallel_kafka.consumer.open_kafka_client", stage.open_client)
         patch.setattr("trio_parallel_kafka.control.controller.ProducerOutbox", stage.outbox)
-        yield stage
+        with stage.found():
+            yield stage
 
 
 async def until(condition: Callable[[], object]) -> None:

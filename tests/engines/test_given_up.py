@@ -92,7 +92,7 @@ async def test_next_attempt_waits(
     autojump_clock: MockClock, world: World, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next attempt starts only after the last one has ended, and after the backoff from then on."""
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Handling(held={0})
     async with consuming(world, handle, method=method, retry=ONCE_MORE) as pc:
         await trio.sleep(4)
@@ -118,7 +118,7 @@ async def test_next_record_waits(
 ) -> None:
     """A record that is passed over is done at once, but the record behind it waits for its handler to end."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Handling(held={0})
     async with consuming(world, handle, method=method, **POLICIES[policy]) as pc:
         await trio.sleep(30)
@@ -134,7 +134,7 @@ async def test_next_record_waits(
 
 async def test_late_result_is_dropped(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """What a handler returns or raises after it was given up changes nothing."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(held={0, 1})
 
     async def respond(record: Record) -> ProducerRecord:
@@ -155,7 +155,7 @@ async def test_late_result_is_dropped(autojump_clock: MockClock, world: World, o
 
 async def test_result_in_time_counts(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A user's engine hands on what handlers return, and is named in the statistics."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling()
 
     async def respond(record: Record) -> ProducerRecord:
@@ -170,7 +170,7 @@ async def test_result_in_time_counts(autojump_clock: MockClock, world: World, ou
 
 async def test_failure_for_good_is_named_and_waited_for(autojump_clock: MockClock, world: World, method: str) -> None:
     """The consumer stops, lets go of all, and names what goes on; the block is left once that has ended."""
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Handling(held={0})
 
     async def let_go() -> None:
@@ -192,7 +192,7 @@ async def test_failure_for_good_is_named_and_waited_for(autojump_clock: MockCloc
 
 async def test_leaving_the_block_waits_and_names(autojump_clock: MockClock, world: World, method: str) -> None:
     """A cancelled block doesn't end before its handlers do; then an error names them."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling(held={0})
     handler = handle if method == "run" else Batched(handle)
 
@@ -214,12 +214,12 @@ async def test_leaving_the_block_waits_and_names(autojump_clock: MockClock, worl
 
 async def test_revoke_during_the_wait(autojump_clock: MockClock, world: World, method: str) -> None:
     """A partition that comes back waits for the handler that was given up before it went."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling(held={0})
     async with consuming(world, handle, method=method, retry=ONCE_MORE, revoke_grace=0.0) as pc:
         await trio.sleep(6)
-        await world.client.rebalance(revoke=[P0])
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(revoke=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(5)
         assert (of(pc, P0).phase, len(handle.started), abandoned(pc)) == ("starting", 1, 1)
         handle.let_go()
@@ -234,13 +234,13 @@ async def test_loss_while_a_dead_letter_is_sent(
 ) -> None:
     """Cut off between the end of the attempt's time and the handler's own, it is waited for all the same."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     outbox.delay = 10.0
     handle = Handling(held={0})
     async with consuming(world, handle, method=method, **POLICIES["dead letter"]) as pc:
         await trio.sleep(8)
-        await world.client.rebalance(lose=[P0])
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(lose=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(5)
         assert (of(pc, P0).phase, len(handle.started), abandoned(pc)) == ("starting", 1, 1)
         outbox.delay = 0.0
@@ -256,7 +256,7 @@ async def test_loss_as_a_dead_letter_is_acknowledged(
 ) -> None:
     """Where a loss comes too late to cancel the sending, the completion is fenced, and the handler waited for."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling(held={0})
     async with consuming(world, handle, method=method, **POLICIES["dead letter"]) as pc:
 
@@ -269,7 +269,7 @@ async def test_loss_as_a_dead_letter_is_acknowledged(
         monkeypatch.setattr(outbox, "send_all", lose_after)
         await trio.sleep(6)
         assert (pc.statistics().totals.fenced, abandoned(pc)) == (1, 1)
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(5)
         assert (of(pc, P0).phase, len(handle.started)) == ("starting", 1)
         handle.let_go()
@@ -283,7 +283,7 @@ async def test_dead_letter_that_is_sent_again(
 ) -> None:
     """A handler that has ended meanwhile isn't waited for, nor named, a second time."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     outbox.errors.extend([DeliveryError("no answer"), DeliveryError("no answer")])
     handle = Handling(held={0})
     async with consuming(world, handle, **POLICIES["dead letter"]) as pc:
@@ -297,7 +297,7 @@ async def test_dead_letter_that_is_sent_again(
 
 async def test_block_that_waits_is_cancelled(autojump_clock: MockClock, world: World) -> None:
     """A record that was skipped stays done when the block is cancelled while its handler goes on."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling(held={0})
     with pytest.RaisesGroup(BodyError):
         async with consuming(world, handle, on_failure="skip", close_timeout=100.0):
@@ -313,7 +313,7 @@ async def test_cancelled_anywhere(autojump_clock: MockClock, world: World, metho
     fields: dict[str, Any] = {"commit_interval": NEVER, "retry": ONCE_MORE}
     for steps in range(2 * first, 240, 16):
         world.reset()
-        world.broker.produce(P0, ["a", "a", "b"])
+        world.broker.add(P0, ["a", "a", "b"])
         handle = Handling(work=TIMEOUT + 1)
         counter = StepCounter(steps)
         trio.lowlevel.add_instrument(counter)

@@ -189,7 +189,7 @@ class Counting(ExecutionEngine):
 @pytest.mark.parametrize("method", ["run", "run_batches"])
 async def test_engine_of_a_users_own(autojump_clock: MockClock, world: World, method: str) -> None:
     """It stands in for what the configuration names, is told all, and is closed when the run ends."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     engine, given = Counting(), []
 
     async def handle(record: object) -> None:
@@ -209,7 +209,7 @@ async def test_engine_of_a_users_own(autojump_clock: MockClock, world: World, me
 
 async def test_engine_that_does_not_open(autojump_clock: MockClock, world: World) -> None:
     """Its error leaves as it is, once the partitions are let go; nothing was handled."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling()
     async with parallel_consumer(world.config()) as pc:
         with pytest.raises(WorkerStartError, match="no luck"):
@@ -232,7 +232,7 @@ async def test_cancelled_while_it_opens(autojump_clock: MockClock, world: World)
 
 async def test_stop_while_it_opens(autojump_clock: MockClock, world: World) -> None:
     """A stop before the engine is open ends the run as soon as it is, and what was fetched by then is handled."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling()
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(functools.partial(pc.run, handle, engine=Counting(opens_in=5.0)))
@@ -256,7 +256,7 @@ async def test_run_again_leaves_the_engine_alone(autojump_clock: MockClock, worl
 
 async def test_attempts_of_a_users_engine_are_timed(autojump_clock: MockClock, world: World) -> None:
     """An engine that only ever awaits is bounded by ``handler_timeout`` from when it says that it has started."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(held={0})
     async with (
         parallel_consumer(world.config(handler_timeout=5.0, on_failure="skip")) as pc,

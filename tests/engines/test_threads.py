@@ -187,10 +187,10 @@ async def test_revoked_thread(stage: Stage, impatient: None, caplog: pytest.LogC
     with handle.letting_go():
         async with stage.running(handle, revoke_grace=0.0, **THREADS) as pc:
             await until(lambda: 0 in handle.offsets)
-            await stage.client.rebalance(revoke=[P0])
+            await stage.rebalance(revoke=[P0])
             assert "doesn't react to its cancellation" in caplog.text
             assert engine_says(pc)[1] == 1
-            await stage.client.rebalance(assign=[P0])
+            await stage.rebalance(assign=[P0])
             assert of(pc, P0).phase == "starting"
             assert (0, 1) not in handle.ended[1:]
             handle.let_go()
@@ -208,7 +208,7 @@ async def test_lost_thread_is_not_committed(stage: Stage, impatient: None) -> No
     with handle.letting_go():
         async with stage.running(handle, **THREADS) as pc:
             await until(lambda: handle.begun)
-            await stage.client.rebalance(lose=[P0])
+            await stage.rebalance(lose=[P0])
             handle.let_go()
             await until(lambda: engine_says(pc) == (0, 0))
             assert pc.statistics().totals.completed == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 import trio
 from shell.fake_outbox import FakeOutbox
@@ -13,7 +15,7 @@ HANG = 900.0
 
 
 @pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> World:
+async def world(nursery: trio.Nursery) -> AsyncIterator[World]:
     """A fake broker that consumers find; the test names ``autojump_clock`` too, for pytest-trio to take it."""
     assert isinstance(trio.lowlevel.current_clock(), MockClock)
 
@@ -22,9 +24,9 @@ async def world(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> World
         pytest.fail("the test hangs")
 
     made = World()
-    monkeypatch.setattr("trio_parallel_kafka.consumer.open_kafka_client", made.open_client)
     nursery.start_soon(guard)
-    return made
+    with made.found():
+        yield made
 
 
 @pytest.fixture

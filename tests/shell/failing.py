@@ -65,4 +65,4 @@ def fails(
 
 def graveyard(world: World) -> None:
     """Make the topic that dead letters go to."""
-    world.broker.produce(TopicPartition("orders.dlt", 0), [])
+    world.broker.add(TopicPartition("orders.dlt", 0), [])

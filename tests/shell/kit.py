@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, NoReturn
 
 import trio
 import trio.testing
 from confluent_kafka import KafkaError as ClientError
-from shell.fake_broker import FakeBroker
-from shell.fake_client import FakeClient, open_fake_client
+from shell.scripted_broker import ScriptedBroker
 
 from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, Record, parallel_consumer
+from trio_parallel_kafka.config.producer import ProducerConfig
+from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.offset_map import encode
 from trio_parallel_kafka.core.ranges import OffsetRanges
+from trio_parallel_kafka.errors import ParallelKafkaError
+from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.statistics import PartitionStatistics
+from trio_parallel_kafka.testing.simulation.client import SimulatedClient
+from trio_parallel_kafka.testing.simulation.transactions import SimulatedTransactions
 
 P0 = TopicPartition("orders", 0)
 P1 = TopicPartition("orders", 1)
@@ -37,26 +43,61 @@ def error(code: int) -> ClientError:
 
 
 class World:
-    """A broker with the topic ``orders`` of two partitions, and the members that :func:`parallel_consumer` makes."""
+    """A broker with the topic ``orders`` of two partitions, and the members that :func:`parallel_consumer` makes.
+
+    It is the cluster itself, so that a test may have another broker in the midst of it.
+    """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Begin anew."""
-        self.broker = FakeBroker(orders=2)
-        self.clients: list[FakeClient] = []
+        self.broker = ScriptedBroker(orders=2)
+        self.clients: list[SimulatedClient] = []
+        self.producers: list[SimulatedTransactions] = []
 
     @property
-    def client(self) -> FakeClient:
+    def client(self) -> SimulatedClient:
         """The newest member."""
         return self.clients[-1]
 
+    @contextmanager
+    def found(self) -> Iterator[None]:
+        """Have consumers find it."""
+        token = current_cluster.set(self)
+        try:
+            yield
+        finally:
+            current_cluster.reset(token)
+
+    async def rebalance(
+        self,
+        *,
+        revoke: Sequence[TopicPartition] = (),
+        lose: Sequence[TopicPartition] = (),
+        assign: Sequence[TopicPartition] = (),
+    ) -> None:
+        """The group takes from the newest member, and gives; returns once that has been answered."""
+        client = self.client
+        if lose:
+            self.broker.one_group.next_generation()
+        await client.call_back(revoke=revoke, lose=lose).wait()
+        await client.call_back(assign=assign, generation=self.broker.one_group.next_generation()).wait()
+
     @asynccontextmanager
-    async def open_client(self, *args: Any) -> AsyncIterator[FakeClient]:
-        async with open_fake_client(self.broker, *args) as client:
+    async def open_client(self, config: ConsumerConfig, problems: list[ParallelKafkaError]) -> AsyncIterator[Client]:
+        async with self.broker.open_client(config, problems) as client:
+            assert isinstance(client, SimulatedClient)
             self.clients.append(client)
             yield client
+
+    def open_sender(self, config: ProducerConfig) -> AbstractAsyncContextManager[Sends]:
+        return self.broker.open_sender(config)
+
+    def transactional_producer(self, config: ConsumerConfig) -> SimulatedTransactions:
+        self.producers.append(self.broker.transactional_producer(config))
+        return self.producers[-1]
 
     def config(self, **fields: Any) -> ConsumerConfig:
         given = {"bootstrap_servers": "fake:9092", "group_id": "billing", "topics": ["orders"]}
@@ -72,7 +113,7 @@ class World:
 
     def committed(self, partition: TopicPartition) -> int | None:
         """The offset that the group has committed."""
-        return self.broker.group.get(partition, (None, ""))[0]
+        return self.broker.one_group.offsets.get(partition, (None, ""))[0]
 
 
 def of(pc: ParallelConsumer, partition: TopicPartition) -> PartitionStatistics:
@@ -88,7 +129,7 @@ def commit(
     topic_id: bytes | None = None,
 ) -> None:
     """The group has committed this before."""
-    world.broker.group[partition] = (offset, encode(offset, completed, topic_id=topic_id).text)
+    world.broker.one_group.offsets[partition] = (offset, encode(offset, completed, topic_id=topic_id).text)
 
 
 async def later(seconds: float, do: Callable[[], object]) -> None:

@@ -34,7 +34,7 @@ HANDLER_ERROR = pytest.RaisesExc(HandlerError)
 async def test_outcome_for_each_record(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """One batch: done, done with something to send, to be tried again, skipped, dead and failed, each by itself."""
     graveyard(world)
-    world.broker.produce(P0, "abcdefgh")
+    world.broker.add(P0, "abcdefgh")
     results = [output("one"), output("two"), output("three")]
     handler = Batches(
         {
@@ -68,7 +68,7 @@ async def test_outcome_for_each_record(autojump_clock: MockClock, world: World, 
 
 async def test_nothing_returned(autojump_clock: MockClock, world: World) -> None:
     """A handler that returns nothing has done them all."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
 
     async def handle(records: tuple[Record, ...]) -> None:
         assert [each.offset for each in records] == [0, 1, 2]
@@ -81,7 +81,7 @@ async def test_nothing_returned(autojump_clock: MockClock, world: World) -> None
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_raising_fails_all(autojump_clock: MockClock, world: World, scope: str) -> None:
     """What the handler raises is each record's failure, and leaves once; nothing after them in their lanes starts."""
-    world.broker.produce(P0, ["a"] * 3)
+    world.broker.add(P0, ["a"] * 3)
     handler = Batches(raises=[HandlerError("all")])
     with pytest.RaisesGroup(HANDLER_ERROR) as raised:
         async with parallel_consumer(world.config()) as pc:
@@ -97,7 +97,7 @@ async def test_raising_fails_all(autojump_clock: MockClock, world: World, scope:
 
 async def test_each_record_that_failed_for_good_is_told(autojump_clock: MockClock, world: World) -> None:
     """Records that failed with exceptions of their own leave with these; what was done is committed."""
-    world.broker.produce(P0, "abcd")
+    world.broker.add(P0, "abcd")
     handler = Batches({(0, 1): [HandlerError("b")], (0, 3): [ValueError("d")]})
     with pytest.RaisesGroup(HANDLER_ERROR, pytest.RaisesExc(ValueError)):
         await run(world, handler)
@@ -111,7 +111,7 @@ async def test_each_record_that_failed_for_good_is_told(autojump_clock: MockCloc
 
 async def test_raising_with_retries(autojump_clock: MockClock, world: World) -> None:
     """They all come again, with the next attempt, after the policy's wait."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     handler = Batches(raises=[HandlerError(), HandlerError()])
     async with batching(world, handler, retry=AGAIN) as pc:
         await trio.sleep(1)
@@ -127,12 +127,12 @@ async def test_raising_with_retries(autojump_clock: MockClock, world: World) -> 
 
 async def test_attempts_are_each_records_own(autojump_clock: MockClock, world: World) -> None:
     """In one batch, one record's attempts may be over and another's not."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handler = Batches(raises=[HandlerError()] * 3)
     policy = RetryPolicy(max_attempts=3, initial_backoff=2.0, multiplier=1.0, jitter=0.0)
     async with batching(world, handler, scope="partition", linger=3, retry=policy, on_failure="skip") as pc:
         await trio.sleep(4)
-        world.broker.produce(P0, ["b"])
+        world.broker.add(P0, ["b"])
         await trio.sleep(20)
         assert pc.statistics().totals.skipped == 1
     assert handler.attempts[:2] == [[(0, 1)], [(0, 2), (1, 1)]]
@@ -141,7 +141,7 @@ async def test_attempts_are_each_records_own(autojump_clock: MockClock, world: W
 
 async def test_raised_decision(autojump_clock: MockClock, world: World) -> None:
     """A decision that is raised is one about all of them."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     async with batching(world, Batches(raises=[Skip("none of these")])) as pc:
         await settle()
         totals = pc.statistics().totals
@@ -155,7 +155,7 @@ async def test_raised_decision(autojump_clock: MockClock, world: World) -> None:
 )
 async def test_wrong_results(autojump_clock: MockClock, world: World, result: object) -> None:
     """What isn't one outcome for each record is a failure of all; nothing is completed."""
-    world.broker.produce(P0, "ab")
+    world.broker.add(P0, "ab")
 
     async def handle(_records: tuple[Record, ...]) -> object:
         return result
@@ -181,7 +181,7 @@ async def test_wrong_outcome(autojump_clock: MockClock, world: World, outbox: Fa
 
     One that was iterated, and raised while it was, ended the workers instead.
     """
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     async with batching(world, Batches({(0, 1): [make()]}), on_failure="skip") as pc:
         await settle()
         totals = pc.statistics().totals
@@ -193,7 +193,7 @@ async def test_failure_of_sending_is_its_records_own(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox
 ) -> None:
     """A record whose outputs weren't acknowledged is handled again; the others of its batch aren't."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     outbox.errors += [None, DeliveryError("refused"), None]
     outbox.delay = 1
     handler = Batches({(0, offset): [output(f"{offset}.1"), output(f"{offset}.2")] for offset in range(3)})
@@ -210,7 +210,7 @@ async def test_failure_of_sending_is_its_records_own(
 async def test_undelivered_dead_letter_stops_once(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """If a dead letter is refused, the rest of what failed with the same exception doesn't wait for as much."""
     graveyard(world)
-    world.broker.produce(P0, "abcd")
+    world.broker.add(P0, "abcd")
     outbox.down = DeliveryError("no such luck")
     outbox.delay = 30
     handler = Batches({(0, 0): [None]}, raises=[HandlerError()])
@@ -223,14 +223,14 @@ async def test_undelivered_dead_letter_stops_once(autojump_clock: MockClock, wor
 async def test_dead_letters_that_are_tried_again(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """The batch waits for them, but what is done in it is complete; the handler isn't called again for them."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "b", "b", "a"])
+    world.broker.add(P0, ["a", "b", "b", "a"])
     outbox.errors += [DeliveryError("not now")] * 3
     letters = DeadLetterConfig(on_dead_letter_failure="retry")
     handler = Batches({(0, 1): [HandlerError()]})
     async with batching(world, handler, max_size=3, dead_letter=letters, on_failure="dead_letter", retry=None) as pc:
         await settle()
         assert pc.statistics().totals.completed == 2
-        world.broker.produce(P0, ["b", "c"])
+        world.broker.add(P0, ["b", "c"])
         await trio.sleep(0.01)
         assert of(pc, P0).position == 1
         await trio.sleep(20)
@@ -248,7 +248,7 @@ async def test_stop_while_a_dead_letter_is_tried_again(
 ) -> None:
     """That goes on for shutdown_timeout; then the record is left, and comes again."""
     graveyard(world)
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     outbox.down = DeliveryError("never")
     letters = DeadLetterConfig(on_dead_letter_failure="retry")
     handler = Batches({(0, 1): [DeadLetter()]})
@@ -276,9 +276,9 @@ def digits(data: bytes | None, _context: object) -> int:
 
 async def test_undecodable_record_by_itself(autojump_clock: MockClock, world: World) -> None:
     """What can't be decoded follows the policy; the handler gets the rest, decoded, and its outcomes are theirs."""
-    world.broker.produce(P0, "a", value=b"1")
-    world.broker.produce(P0, "b", value=b"one")
-    world.broker.produce(P0, "cd", value=b"2")
+    world.broker.add(P0, "a", value=b"1")
+    world.broker.add(P0, "b", value=b"one")
+    world.broker.add(P0, "cd", value=b"2")
     handler = Batches({(0, 2): [Skip()], (0, 3): [Retry(after=1)]})
     async with batching(world, handler, deserialize_value=Inline(digits), on_failure="skip") as pc:
         await trio.sleep(2)
@@ -293,8 +293,8 @@ async def test_failed_batch_with_an_undecodable_record(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If the handler raises, that is the failure of what it was given."""
-    world.broker.produce(P0, "a", value=b"1")
-    world.broker.produce(P0, "b", value=b"one")
+    world.broker.add(P0, "a", value=b"1")
+    world.broker.add(P0, "b", value=b"one")
     handler = Batches(raises=[HandlerError()])
     retry = RetryPolicy(initial_backoff=1, retry_on=HandlerError)
     async with batching(world, handler, deserialize_value=Inline(digits), on_failure="skip", retry=retry):
@@ -306,7 +306,7 @@ async def test_failed_batch_with_an_undecodable_record(
 
 async def test_nothing_can_be_decoded(autojump_clock: MockClock, world: World) -> None:
     """The handler isn't called with nothing."""
-    world.broker.produce(P0, "ab", value=b"?")
+    world.broker.add(P0, "ab", value=b"?")
     handler = Batches()
     async with batching(world, handler, deserialize_value=Inline(digits), on_failure="skip"):
         await settle()
@@ -316,7 +316,7 @@ async def test_nothing_can_be_decoded(autojump_clock: MockClock, world: World) -
 
 async def test_key_of_that_raises(autojump_clock: MockClock, world: World) -> None:
     """A record without a lane's key is no record of a batch; it follows the policy, and isn't tried again."""
-    world.broker.produce(P0, "axb")
+    world.broker.add(P0, "axb")
 
     def key_of(record: Record) -> bytes:
         if record.key == b"x":

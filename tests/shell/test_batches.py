@@ -30,8 +30,8 @@ from trio_parallel_kafka import (
 )
 async def test_scopes(autojump_clock: MockClock, world: World, scope: str, expected: list[list[object]]) -> None:
     """A batch has records of one key, of one partition, or of any, at most max_size, in order."""
-    world.broker.produce(P0, "abac")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "abac")
+    world.broker.add(P1, "ab")
     handler = Batches()
     async with batching(world, handler, scope=scope, max_size=3, max_concurrency=1):
         await settle()
@@ -41,8 +41,8 @@ async def test_scopes(autojump_clock: MockClock, world: World, scope: str, expec
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_order_and_size(autojump_clock: MockClock, world: World, scope: str) -> None:
     """Whatever the scope: no batch is larger than max_size, each is in order, and so are the batches of a key."""
-    world.broker.produce(P0, "aabbbcabcaaab" * 3)
-    world.broker.produce(P1, "ccabbcabcab" * 3)
+    world.broker.add(P0, "aabbbcabcaaab" * 3)
+    world.broker.add(P1, "ccabbcabcab" * 3)
     handler = Batches(work=1)
     async with batching(world, handler, scope=scope, max_size=4, max_concurrency=5):
         await trio.sleep(60)
@@ -58,7 +58,7 @@ async def test_order_and_size(autojump_clock: MockClock, world: World, scope: st
 
 async def test_key_order_over_retries(autojump_clock: MockClock, world: World) -> None:
     """A lane's later records wait for one that is tried again; what was with it in its batch was handed out before."""
-    world.broker.produce(P0, ["a", "b", "a", "a", "b"])
+    world.broker.add(P0, ["a", "b", "a", "a", "b"])
     handler = Batches({(0, 0): [Retry(after=3), Retry(after=3)]})
     async with batching(world, handler, max_size=2):
         await trio.sleep(10)
@@ -68,7 +68,7 @@ async def test_key_order_over_retries(autojump_clock: MockClock, world: World) -
 
 async def test_order_of_several_that_are_tried_again(autojump_clock: MockClock, world: World) -> None:
     """Of one key, they come again together, in order, when the last of them may."""
-    world.broker.produce(P0, ["a"] * 5)
+    world.broker.add(P0, ["a"] * 5)
     handler = Batches({(0, 0): [Retry(after=1)], (0, 2): [Retry(after=6)], (0, 3): [Retry(after=3)]})
     async with batching(world, handler, max_size=4):
         await trio.sleep(10)
@@ -78,8 +78,8 @@ async def test_order_of_several_that_are_tried_again(autojump_clock: MockClock, 
 
 async def test_concurrency_bounds_batches(autojump_clock: MockClock, world: World) -> None:
     """max_concurrency is of batches; statistics count the records in them."""
-    world.broker.produce(P0, [f"k{n}" for n in range(20)])
-    world.broker.produce(P1, [f"k{n}" for n in range(20)])
+    world.broker.add(P0, [f"k{n}" for n in range(20)])
+    world.broker.add(P1, [f"k{n}" for n in range(20)])
     handler = Batches(work=1)
     async with batching(world, handler, max_size=4, max_concurrency=3) as pc:
         await trio.sleep(0.5)
@@ -95,7 +95,7 @@ async def test_concurrency_bounds_batches(autojump_clock: MockClock, world: Worl
 
 async def test_handler_timeout(autojump_clock: MockClock, world: World) -> None:
     """The bound is one for the call; a batch that takes longer has failed, all of it."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     handler = Batches(work=5)
     with pytest.RaisesGroup(pytest.RaisesExc(HandlerTimeoutError, match="3 s")):
         await run(world, handler, handler_timeout=3)
@@ -109,7 +109,7 @@ async def test_handler_timeout(autojump_clock: MockClock, world: World) -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_pause(autojump_clock: MockClock, world: World, scope: str) -> None:
     """Nothing is taken while it is paused, whatever has waited long enough; then at once."""
-    world.broker.produce(P0, "aa")
+    world.broker.add(P0, "aa")
     handler = Batches()
     async with batching(world, handler, scope=scope, linger=3) as pc:
         pc.pause()
@@ -123,8 +123,8 @@ async def test_pause(autojump_clock: MockClock, world: World, scope: str) -> Non
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_pause_of_a_partition(autojump_clock: MockClock, world: World, scope: str) -> None:
     """Records of a paused partition are in no batch."""
-    world.broker.produce(P0, "aa")
-    world.broker.produce(P1, "aa")
+    world.broker.add(P0, "aa")
+    world.broker.add(P1, "aa")
     handler = Batches()
     async with batching(world, handler, scope=scope, linger=3) as pc:
         pc.pause([P1])
@@ -139,7 +139,7 @@ async def test_pause_of_a_partition(autojump_clock: MockClock, world: World, sco
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_breaker(autojump_clock: MockClock, world: World, scope: str) -> None:
     """While it is open single records try; then batches are as large as before."""
-    world.broker.produce(P0, ["a"] * 8)
+    world.broker.add(P0, ["a"] * 8)
     policy = BreakerPolicy(failure_rate=0.5, min_attempts=4, window=10.0, probe_interval=5.0)
     handler = Batches(raises=[HandlerError(), HandlerError()])
     retry = RetryPolicy(max_attempts=9, initial_backoff=1.0, multiplier=1.0, jitter=0.0)
@@ -158,7 +158,7 @@ async def test_breaker(autojump_clock: MockClock, world: World, scope: str) -> N
 
 async def test_misuse(autojump_clock: MockClock, world: World) -> None:
     """What makes no sense is refused, and leaves the consumer as it was."""
-    world.broker.produce(P0, "ab")
+    world.broker.add(P0, "ab")
     handler = Batches()
     async with parallel_consumer(world.config()) as pc:
         with pytest.raises(InvalidHandlerError, match="has to be an async function"):

@@ -21,19 +21,19 @@ BOTH = [(0, 0), (0, 1), (1, 0), (1, 1)]
 @pytest.mark.parametrize("way", ["revoke", "lose"])
 async def test_batch_of_any_loses_a_partition(autojump_clock: MockClock, world: World, way: str) -> None:
     """The batch is cancelled; its other records are handled again, at once, and nothing is complete twice."""
-    world.broker.produce(P0, "ab")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "ab")
+    world.broker.add(P1, "ab")
     handler = Batches(work=10)
     async with batching(world, handler, scope="any", revoke_grace=3) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(**{way: [P1]})
+        await world.rebalance(**{way: [P1]})
         await settle()
         assert handler.cancelled == [BOTH]
         assert world.committed(P1) in {None, 0}
         await trio.sleep(14)
         totals = pc.statistics().totals
         assert (totals.completed, totals.abandoned, totals.fenced) == (2, 4, 0)
-        await world.client.rebalance(assign=[P1])
+        await world.rebalance(assign=[P1])
         await trio.sleep(12)
         assert pc.statistics().totals.completed == 4
     assert handler.places == [BOTH, BOTH[:2], BOTH[2:]]
@@ -44,12 +44,12 @@ async def test_batch_of_any_loses_a_partition(autojump_clock: MockClock, world: 
 
 async def test_batch_ends_within_the_grace(autojump_clock: MockClock, world: World) -> None:
     """A batch that ends in time is complete, and committed with the revoke."""
-    world.broker.produce(P0, "ab")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "ab")
+    world.broker.add(P1, "ab")
     handler = Batches(work=10)
     async with batching(world, handler, scope="any", revoke_grace=20) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P1])
+        await world.rebalance(revoke=[P1])
         assert trio.current_time() == pytest.approx(10, abs=0.1)
         assert world.committed(P1) == 2
         assert (pc.statistics().totals.completed, handler.cancelled) == (4, [])
@@ -59,15 +59,15 @@ async def test_batch_ends_within_the_grace(autojump_clock: MockClock, world: Wor
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_rest_of_a_revoked_lane(autojump_clock: MockClock, world: World, scope: str) -> None:
     """What is behind a batch that runs, and what it leaves for later, isn't started once its partition is revoked."""
-    world.broker.produce(P0, "aaaaa")
+    world.broker.add(P0, "aaaaa")
     handler = Batches({(0, 0): [Retry(after=0)]}, work=2)
     async with batching(world, handler, scope=scope, max_size=3) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         await trio.sleep(20)
         assert handler.places == [[(0, 0), (0, 1), (0, 2)]]
         assert world.committed(P0) == 0
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(20)
         assert pc.statistics().totals.not_replayed == 2
     assert handler.attempts[1:] == [[(0, 1), (3, 1), (4, 1)]]
@@ -76,8 +76,8 @@ async def test_rest_of_a_revoked_lane(autojump_clock: MockClock, world: World, s
 
 async def test_late_batch_of_a_lost_partition(autojump_clock: MockClock, world: World) -> None:
     """What a batch that can't be cancelled completes late counts for the partitions that are still there."""
-    world.broker.produce(P0, "ab")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "ab")
+    world.broker.add(P1, "ab")
     calls = 0
 
     async def handle(records: tuple[Record, ...]) -> None:
@@ -88,7 +88,7 @@ async def test_late_batch_of_a_lost_partition(autojump_clock: MockClock, world: 
 
     async with batching(world, handler=handle, scope="any") as pc:
         await trio.sleep(1)
-        await world.client.rebalance(lose=[P1])
+        await world.rebalance(lose=[P1])
         await trio.sleep(15)
         totals = pc.statistics().totals
     assert (totals.completed, totals.fenced, totals.abandoned) == (2, 2, 0)
@@ -99,14 +99,14 @@ async def test_late_batch_of_a_lost_partition(autojump_clock: MockClock, world: 
 
 async def test_cancelled_while_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """Nothing of a batch is complete before all its outputs are taken; those that stay are handled and sent again."""
-    world.broker.produce(P0, "ab")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "ab")
+    world.broker.add(P1, "ab")
     outbox.delay = 5
     plan = {place: [[output(str(place))], [output(str(place))]] for place in BOTH}
     handler = Batches(plan)
     async with batching(world, handler, scope="any", revoke_grace=1) as pc:
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P1])
+        await world.rebalance(revoke=[P1])
         assert not outbox.sent
         assert pc.statistics().totals.completed == 0
         assert world.committed(P1) in {None, 0}
@@ -119,8 +119,8 @@ async def test_cancelled_while_sending(autojump_clock: MockClock, world: World, 
 async def test_cancelled_while_burying(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """What was done stays done; the rest, whatever was decided about it, is handled again with the same attempt."""
     graveyard(world)
-    world.broker.produce(P0, "abcc")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "abcc")
+    world.broker.add(P1, "ab")
     outbox.delay = 5
     plan: dict[tuple[int, int], Sequence[object]] = {
         (0, 0): [Retry(after=100)],
@@ -133,7 +133,7 @@ async def test_cancelled_while_burying(autojump_clock: MockClock, world: World, 
         await trio.sleep(4)
         assert pc.statistics().totals.completed == 2
         handler.work = 6
-        await world.client.rebalance(revoke=[P1])
+        await world.rebalance(revoke=[P1])
         await trio.sleep(2)
         assert pc.statistics().totals.completed == 4
         oldest = of(pc, P0).oldest_incomplete
@@ -153,8 +153,8 @@ async def test_unknown_key_of_a_batch_that_is_cancelled(
     After the first time it was forgotten that it had no key, and the handler got it.
     """
     graveyard(world)
-    world.broker.produce(P0, "x")
-    world.broker.produce(P1, "a")
+    world.broker.add(P0, "x")
+    world.broker.add(P1, "a")
     outbox.delay = 5
     handler = Batches({(1, 0): [Retry(after=100)]})
 
@@ -166,7 +166,7 @@ async def test_unknown_key_of_a_batch_that_is_cancelled(
     fields: dict[str, Any] = {"key_of": key_of, "on_failure": "dead_letter", "revoke_grace": 1}
     async with batching(world, handler, scope="any", **fields):
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P1])
+        await world.rebalance(revoke=[P1])
         await trio.sleep(10)
     assert outbox.tried == 2
     assert handler.places == [[(1, 0)]]
@@ -183,7 +183,7 @@ async def test_what_is_done_leaves_its_batch(
     All keys of the batch waited.
     """
     graveyard(world)
-    world.broker.produce(P0, "abbbba")
+    world.broker.add(P0, "abbbba")
     outbox.delay = 30
     handler = Batches({(0, 0): [DeadLetter()]})
     options: dict[str, Any] = {"scope": scope, "max_size": 4, "max_concurrency": 2}
@@ -191,7 +191,7 @@ async def test_what_is_done_leaves_its_batch(
         await trio.sleep(1)
         assert handler.places == [[(0, 0), (0, 1), (0, 2), (0, 5)], [(0, 3), (0, 4)]]
         assert (of(pc, P0).in_flight, pc.statistics().totals.completed) == (2, 5)
-        world.broker.produce(P0, "ab")
+        world.broker.add(P0, "ab")
         await trio.sleep(1)
         assert handler.places[-1] == [(0, 7)]
         await trio.sleep(40)
@@ -207,13 +207,13 @@ async def test_revoke_of_what_is_done(autojump_clock: MockClock, world: World, o
     Its revoke used up its grace, and cancelled what it wasn't about.
     """
     graveyard(world)
-    world.broker.produce(P0, "a")
-    world.broker.produce(P1, "a")
+    world.broker.add(P0, "a")
+    world.broker.add(P1, "a")
     outbox.delay = 30
     handler = Batches({(0, 0): [DeadLetter()]}, work=3)
     async with batching(world, handler, scope="any", dead_letter=DeadLetterConfig(), revoke_grace=20) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P1])
+        await world.rebalance(revoke=[P1])
         assert trio.current_time() == pytest.approx(3, abs=0.1)
         assert world.committed(P1) == 1
         await trio.sleep(40)
@@ -236,9 +236,9 @@ async def test_raises_when_cancelled(
 
     Beside a record that couldn't be decoded it was one, and stopped the consumer.
     """
-    world.broker.produce(P0, "a", value=b"1")
-    world.broker.produce(P0, "b", value=value)
-    world.broker.produce(P1, "a", value=b"1")
+    world.broker.add(P0, "a", value=b"1")
+    world.broker.add(P0, "b", value=value)
+    world.broker.add(P1, "a", value=b"1")
     calls: list[int] = []
 
     async def handle(records: tuple[Record, ...]) -> list[Exception]:
@@ -252,7 +252,7 @@ async def test_raises_when_cancelled(
     fields: dict[str, Any] = {"deserialize_value": Inline(digits), "revoke_grace": 1}
     async with batching(world, handle, scope=scope, **fields) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert world.committed(P0) in {None, 0}
         await trio.sleep(40)
         totals = pc.statistics().totals
@@ -264,8 +264,8 @@ async def test_raises_when_cancelled(
 
 async def test_outcomes_of_a_cancelled_call(autojump_clock: MockClock, world: World) -> None:
     """A handler that returns outcomes in spite of its cancellation: what is done counts, what failed comes again."""
-    world.broker.produce(P0, "ab")
-    world.broker.produce(P1, "a")
+    world.broker.add(P0, "ab")
+    world.broker.add(P1, "a")
     calls: list[int] = []
 
     async def handle(records: tuple[Record, ...]) -> list[Exception | None]:
@@ -277,7 +277,7 @@ async def test_outcomes_of_a_cancelled_call(autojump_clock: MockClock, world: Wo
 
     async with batching(world, handle, scope="any", revoke_grace=1) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P1])
+        await world.rebalance(revoke=[P1])
         await trio.sleep(20)
         totals = pc.statistics().totals
     assert (totals.completed, totals.failed, totals.abandoned) == (2, 0, 2)
@@ -288,13 +288,13 @@ async def test_outcomes_of_a_cancelled_call(autojump_clock: MockClock, world: Wo
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_partition_comes_back(autojump_clock: MockClock, world: World, scope: str) -> None:
     """A partition that goes and comes is handled from its committed position on, its attempts counted anew."""
-    world.broker.produce(P0, [f"k{n % 3}" for n in range(12)])
-    world.broker.produce(P1, [f"k{n % 3}" for n in range(12)])
+    world.broker.add(P0, [f"k{n % 3}" for n in range(12)])
+    world.broker.add(P1, [f"k{n % 3}" for n in range(12)])
     handler = Batches({(0, 0): [Retry(after=3), Retry(after=3)], (1, 1): [Retry(after=2)]}, work=1)
     async with batching(world, handler, scope=scope, max_size=5, revoke_grace=0.5) as pc:
         for _ in range(3):
             await trio.sleep(1.3)
-            await world.client.rebalance(revoke=[P0], assign=[P0])
+            await world.rebalance(revoke=[P0], assign=[P0])
         await trio.sleep(30)
         assert sum(each.buffered_records for each in pc.statistics().partitions) == 0
     first = [each.attempt for batch in handler.given for each in batch if (each.partition, each.offset) == (0, 0)]

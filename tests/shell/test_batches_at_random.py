@@ -177,7 +177,7 @@ class Model:
 
 def named(world: World, partition: TopicPartition) -> set[int]:
     """The offsets that the group's commit says are completed."""
-    offset, metadata = world.broker.group.get(partition, (0, ""))
+    offset, metadata = world.broker.one_group.offsets.get(partition, (0, ""))
     ranges = read_metadata(metadata, offset).completed if metadata else ()
     return set(range(offset)).union(*(range(start, end) for start, end in ranges))
 
@@ -206,7 +206,7 @@ async def live(world: World, model: Model, schedule: Schedule, scope: trio.Cance
                 scope.cancel()
             if schedule.end == "in peace":
                 pc.resume()
-                await world.client.rebalance(assign=[each for each in PARTITIONS if each not in world.client.owned])
+                await world.rebalance(assign=[each for each in PARTITIONS if each not in world.client.owned])
                 with trio.fail_after(LONG_ENOUGH):
                     while not is_done(world, pc):
                         await trio.sleep(0.5)
@@ -228,15 +228,15 @@ async def happens(
     is_owned = partition in world.client.owned
     match what:
         case "revoke" if is_owned:
-            await world.client.rebalance(revoke=[partition])
+            await world.rebalance(revoke=[partition])
         case "lose" if is_owned:
             epochs = [each.assignment_epoch for each in pc.statistics().partitions if each.partition == partition[1]]
             model.lost.update(epochs)
-            await world.client.rebalance(lose=[partition])
+            await world.rebalance(lose=[partition])
         case "assign" if not is_owned:
-            await world.client.rebalance(assign=[partition])
+            await world.rebalance(assign=[partition])
         case "produce":
-            world.broker.produce(partition, keys)
+            world.broker.add(partition, keys)
         case "pause":
             pc.pause([partition])
         case "hold":
@@ -272,15 +272,14 @@ def test_promises_hold(schedule: Schedule) -> None:
     outbox.delay = 0.3
     graveyard(world)
     for partition, keys in zip(PARTITIONS, schedule.first, strict=True):
-        world.broker.produce(partition, keys)
+        world.broker.add(partition, keys)
     model = Model(world, outbox, schedule)
     world.broker.share = list(PARTITIONS)
 
     async def main() -> None:
         await live(world, model, schedule, trio.CancelScope())
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trio_parallel_kafka.consumer.open_kafka_client", world.open_client)
+    with pytest.MonkeyPatch.context() as patch, world.found():
         patch.setattr("trio_parallel_kafka.control.controller.ProducerOutbox", outbox)
         watched(model, patch)
         trio.run(main, clock=MockClock(autojump_threshold=0))

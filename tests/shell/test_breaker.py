@@ -45,7 +45,7 @@ async def test_breaker_opens_probes_and_closes(
 ) -> None:
     """Open, it hands nothing out but one record an interval; one that succeeds closes it, and all goes on."""
     caplog.set_level("INFO", "trio_parallel_kafka.gate")
-    world.broker.produce(P0, [f"k{n}" for n in range(50)])
+    world.broker.add(P0, [f"k{n}" for n in range(50)])
     handle = Dependency()
     async with world.consuming(handle, max_concurrency=10, retry=PATIENT, breaker=BREAKER) as pc:
         await trio.sleep(1)
@@ -76,7 +76,7 @@ async def test_outage_turns_no_buffer_into_dead_letters(
     """10,000 buffered records meet a dependency that is down for minutes: none becomes a dead letter, all are done."""
     graveyard(world)
     for partition in (P0, P1):
-        world.broker.produce(partition, [f"k{n % 2500}" for n in range(5000)])
+        world.broker.add(partition, [f"k{n % 2500}" for n in range(5000)])
     handle = Dependency()
     fields: dict[str, Any] = {"retry": PATIENT, "on_failure": "dead_letter", "breaker": BREAKER}
     async with world.consuming(handle, max_buffered_records=6000, **fields) as pc:
@@ -94,7 +94,7 @@ async def test_outage_turns_no_buffer_into_dead_letters(
 
 async def test_only_a_single_record_probes(autojump_clock: MockClock, world: World) -> None:
     """While one record tries, no other does, nor the next of its lane, however long it takes."""
-    world.broker.produce(P0, ["a"] * 10 + [f"k{n}" for n in range(10)])
+    world.broker.add(P0, ["a"] * 10 + [f"k{n}" for n in range(10)])
     handle = Dependency()
     async with world.consuming(handle, max_concurrency=10, retry=PATIENT, breaker=BREAKER):
         await trio.sleep(4)
@@ -110,7 +110,7 @@ async def test_only_a_single_record_probes(autojump_clock: MockClock, world: Wor
 @pytest.mark.parametrize("how", ["revoke", "lose"])
 async def test_probe_cut_short_says_nothing(autojump_clock: MockClock, world: World, how: str) -> None:
     """A probe whose partition is taken away is followed by another at once, of what is still there."""
-    world.broker.produce(P0, [f"k{n}" for n in range(20)])
+    world.broker.add(P0, [f"k{n}" for n in range(20)])
     handle = Dependency()
     async with world.consuming(handle, retry=PATIENT, breaker=BREAKER, revoke_grace=0.0) as pc:
         await trio.sleep(4)
@@ -118,14 +118,14 @@ async def test_probe_cut_short_says_nothing(autojump_clock: MockClock, world: Wo
         await trio.sleep(2)
         ((_, probe),) = handle.calls[20:]
         assert probe.partition == 0
-        world.broker.produce(P1, ["c"] * 3, at=10)
+        world.broker.add(P1, ["c"] * 3, at=10)
         await trio.sleep(20)
         handle.work, handle.is_down = 0.05, False
-        await world.client.rebalance(**{how: [P0]})
+        await world.rebalance(**{how: [P0]})
         await trio.sleep(1)
         assert pc.statistics().held == ()
         assert handle.done == {(1, 10), (1, 11), (1, 12)}
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(1)
     assert len(handle.done) == 23
 
@@ -137,7 +137,7 @@ async def test_probe_that_swallows_its_cancellation_says_nothing_either(
 
     It did, and nothing was handed out any more.
     """
-    world.broker.produce(P0, [f"k{n}" for n in range(20)])
+    world.broker.add(P0, [f"k{n}" for n in range(20)])
     dependency = Dependency()
 
     async def handle(record: Record) -> None:
@@ -148,9 +148,9 @@ async def test_probe_that_swallows_its_cancellation_says_nothing_either(
         await trio.sleep(4)
         dependency.work, dependency.is_down = 5.0, False
         await trio.sleep(2)
-        world.broker.produce(P1, ["c"], at=10)
+        world.broker.add(P1, ["c"], at=10)
         dependency.work = 0.05
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         await trio.sleep(20)
         assert pc.statistics().totals.fenced == 1
         assert pc.statistics().held == ()
@@ -159,13 +159,13 @@ async def test_probe_that_swallows_its_cancellation_says_nothing_either(
 
 async def test_probe_waits_for_a_record(autojump_clock: MockClock, world: World) -> None:
     """If nothing is ready when a probe is due, the next record that comes is the one, alone."""
-    world.broker.produce(P0, [f"k{n}" for n in range(10)])
+    world.broker.add(P0, [f"k{n}" for n in range(10)])
     handle = Dependency(work=0.0)
     policy = RetryPolicy(max_attempts=3, initial_backoff=30.0, jitter=0.0)
     async with world.consuming(handle, retry=policy, breaker=BREAKER) as pc:
         await trio.sleep(15)
         assert len(handle.calls) == 10
-        world.broker.produce(P1, ["c", "d"], at=100)
+        world.broker.add(P1, ["c", "d"], at=100)
         await trio.sleep(3)
         assert len(handle.calls) == 11
         handle.is_down = False
@@ -176,7 +176,7 @@ async def test_probe_waits_for_a_record(autojump_clock: MockClock, world: World)
 
 async def test_parked_record_that_is_due_may_probe(autojump_clock: MockClock, world: World) -> None:
     """A record that has failed before probes when nothing else is there, and comes to its next attempt by that."""
-    world.broker.produce(P0, [f"k{n}" for n in range(10)])
+    world.broker.add(P0, [f"k{n}" for n in range(10)])
     handle = Dependency(work=0.0)
     policy = RetryPolicy(max_attempts=3, initial_backoff=7.0, jitter=0.0)
     async with world.consuming(handle, retry=policy, breaker=BREAKER):
@@ -193,7 +193,7 @@ async def test_decisions_are_no_failures_of_a_dependency(
 ) -> None:
     """Records that the handler gives up by itself neither open the breaker nor keep it open."""
     graveyard(world)
-    world.broker.produce(P0, [f"k{n}" for n in range(100)])
+    world.broker.add(P0, [f"k{n}" for n in range(100)])
     dependency = Dependency()
     gives_up = True
 
@@ -208,7 +208,7 @@ async def test_decisions_are_no_failures_of_a_dependency(
         assert pc.statistics().held == ()
         assert pc.statistics().totals.completed == 100
         gives_up = False
-        world.broker.produce(P0, [f"k{n}" for n in range(100)])
+        world.broker.add(P0, [f"k{n}" for n in range(100)])
         await trio.sleep(3)
         assert pc.statistics().held == ("circuit open",)
         gives_up = True
@@ -226,7 +226,7 @@ async def test_record_given_up_is_no_success(
     Its completion was counted against its failure, and rates above a half were never reached.
     """
     graveyard(world)
-    world.broker.produce(P0, [f"k{n}" for n in range(200)])
+    world.broker.add(P0, [f"k{n}" for n in range(200)])
     policy = BreakerPolicy(failure_rate=1.0, min_attempts=10, window=10.0, probe_interval=5.0)
     async with world.consuming(Dependency(), max_concurrency=5, on_failure=on_failure, breaker=policy) as pc:
         await trio.sleep(4)
@@ -236,7 +236,7 @@ async def test_record_given_up_is_no_success(
 
 async def test_successes_keep_it_closed(autojump_clock: MockClock, world: World) -> None:
     """A rate of failures below the bound opens nothing, however many there are."""
-    world.broker.produce(P0, [f"k{n}" for n in range(900)])
+    world.broker.add(P0, [f"k{n}" for n in range(900)])
     handle = Failing({offset: fails(1) for offset in range(0, 900, 3)}, work=0.1)
     async with world.consuming(handle, max_concurrency=9, retry=PATIENT, breaker=BREAKER) as pc:
         for _ in range(30):
@@ -250,28 +250,28 @@ async def test_failures_far_apart_keep_it_closed(autojump_clock: MockClock, worl
     handle = Dependency()
     async with world.consuming(handle, on_failure="skip", breaker=BREAKER) as pc:
         for n in range(40):
-            world.broker.produce(P0, [f"k{n}"])
+            world.broker.add(P0, [f"k{n}"])
             await trio.sleep(1.3)
             assert pc.statistics().held == ()
 
 
 async def test_successes_long_ago_do_not_keep_it_closed(autojump_clock: MockClock, world: World) -> None:
     """What was handled before the window says nothing of the dependency as it is now."""
-    world.broker.produce(P0, [f"k{n}" for n in range(1000)])
+    world.broker.add(P0, [f"k{n}" for n in range(1000)])
     handle = Dependency()
     handle.is_down = False
     async with world.consuming(handle, retry=PATIENT, breaker=BREAKER) as pc:
         await trio.sleep(30)
         assert len(handle.done) == 1000
         handle.is_down = True
-        world.broker.produce(P0, [f"k{n}" for n in range(30)])
+        world.broker.add(P0, [f"k{n}" for n in range(30)])
         await trio.sleep(1)
         assert pc.statistics().held == ("circuit open",)
 
 
 async def test_timeouts_open_it(autojump_clock: MockClock, world: World) -> None:
     """Attempts that take too long are failures of the dependency, too."""
-    world.broker.produce(P0, [f"k{n}" for n in range(50)])
+    world.broker.add(P0, [f"k{n}" for n in range(50)])
     handle = Dependency(work=100.0)
     fields: dict[str, Any] = {"retry": PATIENT, "breaker": BREAKER, "handler_timeout": 2.0}
     async with world.consuming(handle, max_concurrency=10, **fields) as pc:
@@ -283,7 +283,7 @@ async def test_timeouts_open_it(autojump_clock: MockClock, world: World) -> None
 
 async def test_pause_holds_probes_back(autojump_clock: MockClock, world: World) -> None:
     """While all is paused, no record probes; after the resume one does."""
-    world.broker.produce(P0, [f"k{n}" for n in range(50)])
+    world.broker.add(P0, [f"k{n}" for n in range(50)])
     handle = Dependency()
     async with world.consuming(handle, max_concurrency=10, retry=PATIENT, breaker=BREAKER) as pc:
         await trio.sleep(1)
@@ -301,8 +301,8 @@ async def test_pause_holds_probes_back(autojump_clock: MockClock, world: World) 
 
 async def test_paused_partition_gives_no_probe(autojump_clock: MockClock, world: World) -> None:
     """The record that probes is one of a partition that isn't paused."""
-    world.broker.produce(P0, [f"k{n}" for n in range(20)])
-    world.broker.produce(P1, [f"k{n}" for n in range(20)])
+    world.broker.add(P0, [f"k{n}" for n in range(20)])
+    world.broker.add(P1, [f"k{n}" for n in range(20)])
     handle = Dependency()
     async with world.consuming(handle, retry=PATIENT, breaker=BREAKER) as pc:
         await trio.sleep(1)
@@ -319,12 +319,12 @@ async def test_paused_partition_gives_no_probe(autojump_clock: MockClock, world:
 async def test_partition_assigned_under_an_open_breaker(autojump_clock: MockClock, world: World) -> None:
     """What comes while it is open waits like the rest."""
     world.broker.share = [P0]
-    world.broker.produce(P0, [f"k{n}" for n in range(20)])
-    world.broker.produce(P1, [f"k{n}" for n in range(20)])
+    world.broker.add(P0, [f"k{n}" for n in range(20)])
+    world.broker.add(P1, [f"k{n}" for n in range(20)])
     handle = Dependency()
     async with world.consuming(handle, retry=PATIENT, breaker=BREAKER):
         await trio.sleep(1)
-        await world.client.rebalance(assign=[P1])
+        await world.rebalance(assign=[P1])
         await trio.sleep(3)
         assert handle.since(1) == []
         handle.is_down = False
@@ -335,7 +335,7 @@ async def test_partition_assigned_under_an_open_breaker(autojump_clock: MockCloc
 async def test_stop_under_an_open_breaker(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A stop doesn't wait for it to close: what is buffered is left, as attempts that weren't made."""
     graveyard(world)
-    world.broker.produce(P0, [f"k{n}" for n in range(50)])
+    world.broker.add(P0, [f"k{n}" for n in range(50)])
     handle = Dependency()
     fields: dict[str, Any] = {"retry": PATIENT, "on_failure": "dead_letter", "breaker": BREAKER}
     async with world.consuming(handle, max_concurrency=10, **fields):
@@ -349,8 +349,8 @@ async def test_stop_under_an_open_breaker(autojump_clock: MockClock, world: Worl
 
 async def test_parked_record_does_not_probe_during_a_stop(autojump_clock: MockClock, world: World) -> None:
     """What is parked when the consumer stops is left, though a probe is due while others drain."""
-    world.broker.produce(P0, [f"k{n}" for n in range(10)])
-    world.broker.produce(P1, ["slow"])
+    world.broker.add(P0, [f"k{n}" for n in range(10)])
+    world.broker.add(P1, ["slow"])
     dependency = Dependency()
     slow = Handling(work=20.0)
 
@@ -370,7 +370,7 @@ async def test_dead_letter_that_waits_is_no_probe(autojump_clock: MockClock, wor
     When it had been given up by decision, its turn once closed the breaker.
     """
     graveyard(world)
-    world.broker.produce(P0, ["bad", *(f"k{n}" for n in range(20))])
+    world.broker.add(P0, ["bad", *(f"k{n}" for n in range(20))])
     outbox.errors += [DeliveryError("no ack")]
     dependency = Dependency()
 
@@ -391,7 +391,7 @@ async def test_dead_letter_that_waits_is_no_probe(autojump_clock: MockClock, wor
 
 async def test_closed_breaker_costs_the_end_nothing(autojump_clock: MockClock, world: World) -> None:
     """A failure after all has ended is left as it is: the last attempts of a stopped consumer open nothing."""
-    world.broker.produce(P0, [f"k{n}" for n in range(12)])
+    world.broker.add(P0, [f"k{n}" for n in range(12)])
     handle = Dependency(work=3.0)
     config = world.config(retry=PATIENT, breaker=BREAKER, commit_interval=NEVER)
     async with parallel_consumer(config) as pc, trio.open_nursery() as nursery:

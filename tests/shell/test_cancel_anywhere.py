@@ -24,12 +24,12 @@ Done = dict[TopicPartition, set[int]]
 
 def script(world: World) -> None:
     """A broker that is slow and in trouble now and then, so that there is something to cancel everywhere."""
-    world.broker.produce(P0, [f"k{n % 3}" for n in range(12)])
-    world.broker.produce(P1, [None] * 12)
-    for call in ("connect", "committed", "topic_ids", "offset_range", "commit", "start"):
-        world.broker.delays[call] = 0.011
-    world.broker.errors["committed"] += [None, None, error(ClientError.REQUEST_TIMED_OUT)]
-    world.broker.errors["commit"] += [None, error(ClientError.REQUEST_TIMED_OUT)]
+    world.broker.add(P0, [f"k{n % 3}" for n in range(12)])
+    world.broker.add(P1, [None] * 12)
+    for call in ("Metadata", "OffsetFetch", "DescribeTopicPartitions", "ListOffsets", "OffsetCommit", "start"):
+        world.broker.network.delays[call] = 0.011
+    world.broker.network.errors["OffsetFetch"] += [None, None, error(ClientError.REQUEST_TIMED_OUT)]
+    world.broker.network.errors["OffsetCommit"] += [None, error(ClientError.REQUEST_TIMED_OUT)]
 
 
 async def live(pc: ParallelConsumer, world: World, done: Done) -> None:
@@ -49,10 +49,10 @@ async def live(pc: ParallelConsumer, world: World, done: Done) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(pc.run, handle)
         await trio.sleep(0.03)
-        await world.client.rebalance(revoke=[P1])
-        await world.client.rebalance(assign=[P1])
+        await world.rebalance(revoke=[P1])
+        await world.rebalance(assign=[P1])
         await trio.sleep(0.02)
-        await world.client.rebalance(lose=[P0], assign=[P0])
+        await world.rebalance(lose=[P0], assign=[P0])
         await trio.sleep(0.02)
         world.client.rewind(P1, 1)
         await trio.sleep(0.05)
@@ -61,7 +61,7 @@ async def live(pc: ParallelConsumer, world: World, done: Done) -> None:
 
 def check(world: World, done: Done) -> None:
     """No commit names more than what was handled; nothing is left owned, and no task or call is left waiting."""
-    for partition, (offset, metadata) in world.broker.group.items():
+    for partition, (offset, metadata) in world.broker.one_group.offsets.items():
         assert metadata is not None
         named = set(range(offset))
         for start, end in read_metadata(metadata, offset).completed:
@@ -95,7 +95,7 @@ async def test_uncancelled_life_is_worth_cancelling(autojump_clock: MockClock, w
     assert not counter.scope.cancel_called
     assert trio.current_time() < MOMENTS / 1000
     calls = {name for name, _ in world.client.calls.log}
-    assert calls >= {"committed", "commit", "start", "pause", "resume", "unsubscribe", "reply", "taken"}
+    assert calls >= {"OffsetFetch", "commit", "start", "pause", "resume", "unsubscribe", "reply", "taken"}
 
 
 @pytest.mark.parametrize("first", range(0, MOMENTS, 20))

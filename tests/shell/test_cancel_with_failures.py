@@ -83,9 +83,9 @@ class Fates:
 def script(world: World, outbox: FakeOutbox) -> None:
     """A broker and an outbox that are slow and in trouble now and then."""
     graveyard(world)
-    world.broker.produce(P0, [f"k{n % 3}" for n in range(COUNT)])
-    world.broker.produce(P1, [None] * COUNT)
-    world.broker.delays["commit"] = 0.007
+    world.broker.add(P0, [f"k{n % 3}" for n in range(COUNT)])
+    world.broker.add(P1, [None] * COUNT)
+    world.broker.network.delays["OffsetCommit"] = 0.007
     outbox.sent.clear()
     outbox.errors.clear()
     outbox.errors += [DeliveryError("no ack"), None, DeliveryError("no ack"), None]
@@ -97,11 +97,11 @@ async def live(pc: ParallelConsumer, world: World, handle: Fates) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(pc.run, handle)
         await trio.sleep(0.03)
-        await world.client.rebalance(revoke=[P1], assign=[P1])
+        await world.rebalance(revoke=[P1], assign=[P1])
         pc.pause([P0])
         await trio.sleep(0.02)
         pc.resume()
-        await world.client.rebalance(lose=[P0], assign=[P0])
+        await world.rebalance(lose=[P0], assign=[P0])
         await trio.sleep(0.05)
         pc.stop()
 
@@ -109,7 +109,7 @@ async def live(pc: ParallelConsumer, world: World, handle: Fates) -> None:
 def check(world: World, outbox: FakeOutbox, handle: Fates) -> None:
     """What is committed came to its end, and what had to be sent was; nothing is left owned."""
     sent = set(outbox.places)
-    for partition, (offset, metadata) in world.broker.group.items():
+    for partition, (offset, metadata) in world.broker.one_group.offsets.items():
         assert metadata is not None
         named = set(range(offset))
         for start, end in read_metadata(metadata, offset).completed:

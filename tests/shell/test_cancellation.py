@@ -24,7 +24,7 @@ from trio_parallel_kafka.errors import (
 @pytest.mark.parametrize("kind", [BodyError, KeyboardInterrupt])
 async def test_body_error(autojump_clock: MockClock, world: World, kind: type[BaseException]) -> None:
     """The body's error cancels handlers at once; completions so far are committed, and the error leaves."""
-    world.broker.produce(P0, ["a", "b", "b"])
+    world.broker.add(P0, ["a", "b", "b"])
     handle = Handling(held={0})
     mine = kind("mine")
     with pytest.RaisesGroup(pytest.RaisesExc(kind, check=lambda raised: raised is mine)):
@@ -36,7 +36,7 @@ async def test_body_error(autojump_clock: MockClock, world: World, kind: type[Ba
     assert handle.cancelled == [(0, 0)]
     assert handle.offsets(P0) == [1, 2]
     assert world.committed(P0) == 0
-    assert world.broker.commits[-1].metadata
+    assert world.broker.one_group.taken[-1].metadata
     assert not world.client.left_owned
 
 
@@ -52,8 +52,8 @@ async def test_body_error_leaves_unwrapped(autojump_clock: MockClock, world: Wor
 
 async def test_outer_cancellation(autojump_clock: MockClock, world: World) -> None:
     """A cancelled block cancels handlers at once and commits what completed, shielded."""
-    world.broker.produce(P0, ["a", "b", "b"])
-    world.broker.delays["commit"] = 2.0
+    world.broker.add(P0, ["a", "b", "b"])
+    world.broker.network.delays["OffsetCommit"] = 2.0
     handle = Handling(held={0})
     with trio.move_on_after(5) as scope:
         async with parallel_consumer(world.config(commit_interval=NEVER)) as pc:
@@ -61,13 +61,13 @@ async def test_outer_cancellation(autojump_clock: MockClock, world: World) -> No
     assert scope.cancelled_caught
     assert trio.current_time() < 8
     assert handle.cancelled == [(0, 0)]
-    assert world.broker.commits[-1].metadata
+    assert world.broker.one_group.taken[-1].metadata
     assert not world.client.left_owned
 
 
 async def test_run_may_be_cancelled_alone(autojump_clock: MockClock, world: World) -> None:
     """When only ``run`` is cancelled, it leaves the group; the block goes on to its end."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     async with parallel_consumer(world.config(commit_interval=NEVER)) as pc:
         with trio.move_on_after(2):
             await pc.run(Handling())
@@ -77,7 +77,7 @@ async def test_run_may_be_cancelled_alone(autojump_clock: MockClock, world: Worl
 
 async def test_interrupt_in_a_handler(autojump_clock: MockClock, world: World) -> None:
     """Ctrl-C that hits a handler ends all others at once and leaves; completions are committed."""
-    world.broker.produce(P0, ["a", "b", "c"])
+    world.broker.add(P0, ["a", "b", "c"])
     others = Handling(held={0})
 
     async def handle(record: Record) -> None:
@@ -92,7 +92,7 @@ async def test_interrupt_in_a_handler(autojump_clock: MockClock, world: World) -
     assert trio.current_time() < 3
     assert others.cancelled == [(0, 0)]
     assert world.committed(P0) == 0
-    assert world.broker.commits[-1].metadata
+    assert world.broker.one_group.taken[-1].metadata
     assert not world.client.left_owned
 
 
@@ -100,7 +100,7 @@ async def test_interrupt_in_run_itself(
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C that hits ``run`` cancels handlers at once; it once gave them a settling time and a grace."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling(held={0})
 
     async def interrupted(_controller: Controller) -> NoReturn:
@@ -137,7 +137,7 @@ async def test_hung_handler_does_not_hold_the_group_up(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The block's end cuts a grace: a handler that ignores its cancellation is named, and partitions are let go."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(stubborn={0})
     with pytest.RaisesGroup(pytest.RaisesExc(HandlerStuckError, match=r"orders\[0\]@0"), flatten_subgroups=True):
         async with (
@@ -175,13 +175,13 @@ async def _shielded_later(seconds: float, do: Callable[[], object]) -> None:
 
 async def test_grace_is_cut_by_the_end_of_the_block(autojump_clock: MockClock, world: World) -> None:
     """A revoke that is waiting for its grace doesn't hold up a cancelled block."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling(held={0})
     with trio.move_on_after(5):
         async with parallel_consumer(world.config(revoke_grace=100.0)) as pc, trio.open_nursery() as nursery:
             nursery.start_soon(pc.run, handle)
             await trio.sleep(2)
-            await world.client.rebalance(revoke=[P0])
+            await world.rebalance(revoke=[P0])
     assert trio.current_time() < 7
     assert handle.cancelled == [(0, 0)]
     assert not world.client.left_owned
@@ -192,7 +192,7 @@ async def test_grace_is_cut_by_the_end_of_the_block(autojump_clock: MockClock, w
 
 async def test_block_that_ends_around_a_run_ends_the_run(autojump_clock: MockClock, world: World) -> None:
     """A ``run`` that outlives its block is ended with it: handlers cancelled, completions committed, and an error."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(held={0})
     with pytest.RaisesGroup(pytest.RaisesExc(ConsumerClosedError, match="the block ended")):
         async with trio.open_nursery() as nursery:
@@ -201,7 +201,7 @@ async def test_block_that_ends_around_a_run_ends_the_run(autojump_clock: MockClo
                 await trio.sleep(2)
             assert not world.client.left_owned
     assert handle.cancelled == [(0, 0)]
-    assert world.broker.commits[-1].metadata
+    assert world.broker.one_group.taken[-1].metadata
 
 
 async def test_block_that_ends_ends_waiting_for_an_assignment(autojump_clock: MockClock, world: World) -> None:

@@ -12,8 +12,8 @@ import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError
 from hypothesis import given, strategies as st
-from shell.fake_broker import FakeBroker
 from shell.kit import P0, World, later
+from shell.scripted_broker import ScriptedBroker
 from trio.testing import MockClock
 
 from trio_parallel_kafka import (
@@ -384,9 +384,9 @@ async def check(world: World, **fields: Any) -> None:
         raise raised[0]
 
 
-def broker_with(*topics: str) -> FakeBroker:
+def broker_with(*topics: str) -> ScriptedBroker:
     """A broker with these topics, of one partition each."""
-    return FakeBroker(**dict.fromkeys(topics, 1))
+    return ScriptedBroker(**dict.fromkeys(topics, 1))
 
 
 @pytest.mark.parametrize(
@@ -456,11 +456,11 @@ async def test_nothing_to_check(autojump_clock: MockClock, world: World) -> None
     """Without dead letters, or with a topic that only the record tells, nothing is asked."""
     await check(world, on_failure="skip")
     await check(world, dead_letter=DeadLetterConfig(topic=lambda record: record.topic + ".dead"))
-    assert [call for client in world.clients for call in client.calls.of("topics")] == []
+    assert [call for client in world.clients for call in client.calls.of("Metadata")] == []
 
 
 async def test_no_answer_about_the_topics(autojump_clock: MockClock, world: World) -> None:
     """A broker that doesn't answer is an error, not a missing topic."""
-    world.broker.errors["topics"].append(ClientError(ClientError.REQUEST_TIMED_OUT))
-    with pytest.raises(KafkaError, match="topics is refused"):
+    world.broker.fail_next("Metadata", 0, ClientError.REQUEST_TIMED_OUT)
+    with pytest.raises(KafkaError, match="Metadata is refused"):
         await check(world)

@@ -26,7 +26,7 @@ async def watch(pc: ParallelConsumer, seconds: float) -> tuple[int, int]:
 
 async def test_bound_in_records_is_never_passed(autojump_clock: MockClock, world: World) -> None:
     """A partition pauses before a batch could take it over ``max_buffered_records``, and resumes as it drains."""
-    world.broker.produce(P0, [f"k{n % 50}" for n in range(2000)])
+    world.broker.add(P0, [f"k{n % 50}" for n in range(2000)])
     handle = Handling(work=0.05)
     async with world.consuming(handle, max_buffered_records=100, max_concurrency=20) as pc:
         records, _ = await watch(pc, 8.0)
@@ -38,14 +38,14 @@ async def test_bound_in_records_is_never_passed(autojump_clock: MockClock, world
 
 async def test_only_the_partition_over_its_bound_pauses(autojump_clock: MockClock, world: World) -> None:
     """A partition that is full pauses, visibly, and its neighbour goes on."""
-    world.broker.produce(P0, ["hot"] * 500)
+    world.broker.add(P0, ["hot"] * 500)
     handle = Handling(held={0})
     async with world.consuming(handle, max_buffered_records=40) as pc:
         await trio.sleep(3)
         assert of(pc, P0).paused == "buffer full"
         assert of(pc, P0).in_flight == 1
         assert world.client.paused == {P0}
-        world.broker.produce(P1, ["a"] * 500, at=1)
+        world.broker.add(P1, ["a"] * 500, at=1)
         await trio.sleep(3)
         assert len(handle.offsets(P1)) == 500
         handle.let_go()
@@ -55,7 +55,7 @@ async def test_only_the_partition_over_its_bound_pauses(autojump_clock: MockCloc
 
 async def test_hung_key_does_not_freeze_its_partition(autojump_clock: MockClock, world: World) -> None:
     """What waits behind a hung record doesn't count as runnable: the partition's other keys go on."""
-    world.broker.produce(P0, ["hot"] * 24 + [f"k{n}" for n in range(500)])
+    world.broker.add(P0, ["hot"] * 24 + [f"k{n}" for n in range(500)])
     handle = Handling(held={0})
     async with world.consuming(handle, max_buffered_records=40) as pc:
         await trio.sleep(30)
@@ -67,7 +67,7 @@ async def test_hung_key_does_not_freeze_its_partition(autojump_clock: MockClock,
 
 async def test_partition_full_of_hung_records_does_not_flap(autojump_clock: MockClock, world: World) -> None:
     """A buffer that only stuck records fill stays paused: each pause would throw away what was fetched ahead."""
-    world.broker.produce(P0, ["hot"] * 500)
+    world.broker.add(P0, ["hot"] * 500)
     handle = Handling(held={0})
     async with world.consuming(handle, max_buffered_records=40, shutdown_timeout=0.0) as pc:
         await trio.sleep(3)
@@ -79,7 +79,7 @@ async def test_partition_full_of_hung_records_does_not_flap(autojump_clock: Mock
 
 async def test_bound_in_bytes_pauses(autojump_clock: MockClock, world: World) -> None:
     """A partition pauses when keys and values reach ``max_buffered_bytes``: one batch above it at most."""
-    world.broker.produce(P0, [f"k{n:03}" for n in range(1000)], value=bytes(996))
+    world.broker.add(P0, [f"k{n:03}" for n in range(1000)], value=bytes(996))
     handle = Handling(work=0.1)
     limits = FlowLimits(max_records=200, max_bytes=60_000)
     async with world.consuming(
@@ -96,15 +96,15 @@ async def test_pause_survives_a_restart_of_reading_only_where_it_is_due(
     autojump_clock: MockClock, world: World, failures: int
 ) -> None:
     """A full partition whose log lost what is next stays paused when its reading goes on elsewhere."""
-    world.broker.produce(P0, ["hot"] * 36)
+    world.broker.add(P0, ["hot"] * 36)
     handle = Handling(held={0})
     async with world.consuming(handle, max_buffered_records=40) as pc:
         await trio.sleep(3)
         assert of(pc, P0).paused == "buffer full"
-        world.broker.errors["offset_range"] += [error(ClientError.REQUEST_TIMED_OUT)] * failures
+        world.broker.network.errors["ListOffsets"] += [error(ClientError.REQUEST_TIMED_OUT)] * failures
         world.client.paused.clear()  # as if the error had been on its way
-        world.broker.produce(P0, ["hot"] * 100, at=1000)
-        world.broker.truncate(P0, first=1000)
+        world.broker.add(P0, ["hot"] * 100, at=1000)
+        world.broker.delete_records(*P0, before=1000)
         world.client.calls.notify()
         await trio.sleep(3)
         await trio.sleep(failures)

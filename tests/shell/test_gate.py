@@ -16,13 +16,13 @@ from trio_parallel_kafka.config import RetryPolicy
 
 async def test_pause_holds_everything_back(autojump_clock: MockClock, world: World) -> None:
     """What runs goes on to its end; nothing else starts, not even the next record of its lane, until a resume."""
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Handling(held={0})
     async with world.consuming(handle, max_concurrency=1) as pc:
         await trio.sleep(1)
         pc.pause()
         handle.let_go()
-        world.broker.produce(P1, ["c"], at=10)
+        world.broker.add(P1, ["c"], at=10)
         await trio.sleep(5)
         assert handle.started == handle.finished == [(0, 0)]
         assert (pc.statistics().held, pc.statistics().in_flight, pc.statistics().buffered_records) == (
@@ -39,13 +39,13 @@ async def test_pause_holds_everything_back(autojump_clock: MockClock, world: Wor
 
 async def test_pause_of_a_partition_concerns_it_alone(autojump_clock: MockClock, world: World) -> None:
     """The other partition goes on; statistics say which one is held."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling()
     async with world.consuming(handle) as pc:
         await trio.sleep(1)
         pc.pause([P0])
-        world.broker.produce(P0, ["a", "b"])
-        world.broker.produce(P1, ["a", "b"], at=10)
+        world.broker.add(P0, ["a", "b"])
+        world.broker.add(P1, ["a", "b"], at=10)
         await trio.sleep(5)
         assert (handle.offsets(P0), sorted(handle.offsets(P1))) == ([0, 1], [10, 11])
         assert (of(pc, P0).is_held, of(pc, P1).is_held, pc.statistics().held) == (True, False, ())
@@ -57,8 +57,8 @@ async def test_pause_of_a_partition_concerns_it_alone(autojump_clock: MockClock,
 
 async def test_lane_in_a_paused_partition_stops_behind_its_record(autojump_clock: MockClock, world: World) -> None:
     """A worker that runs a lane of the partition gives it up after the record in hand, and serves others."""
-    world.broker.produce(P0, ["a"] * 5)
-    world.broker.produce(P1, ["c"] * 3, at=10)
+    world.broker.add(P0, ["a"] * 5)
+    world.broker.add(P1, ["c"] * 3, at=10)
     handle = Handling(held={0})
     async with world.consuming(handle, max_concurrency=1) as pc:
         await trio.sleep(1)
@@ -75,8 +75,8 @@ async def test_lane_in_a_paused_partition_stops_behind_its_record(autojump_clock
 async def test_pause_of_a_partition_outlasts_rebalances(autojump_clock: MockClock, world: World, how: str) -> None:
     """A partition stays paused when it is assigned anew, and may be paused before it ever is."""
     world.broker.share = [P0]
-    world.broker.produce(P0, ["a", "b"])
-    world.broker.produce(P1, ["c"], at=10)
+    world.broker.add(P0, ["a", "b"])
+    world.broker.add(P1, ["c"], at=10)
     handle = Handling()
     async with parallel_consumer(world.config()) as pc:
         pc.pause(iter([("orders", 0), ("orders", 1)]))
@@ -84,7 +84,7 @@ async def test_pause_of_a_partition_outlasts_rebalances(autojump_clock: MockCloc
             nursery.start_soon(pc.run, handle)
             await trio.sleep(1)
             assert (of(pc, P0).is_held, of(pc, P0).buffered_records) == (True, 2)
-            await world.client.rebalance(**{how: [P0]}, assign=[P0, P1])
+            await world.rebalance(**{how: [P0]}, assign=[P0, P1])
             await trio.sleep(1)
             assert (of(pc, P0).is_held, of(pc, P1).is_held) == (True, True)
             assert handle.started == []
@@ -99,16 +99,16 @@ async def test_pause_of_a_partition_outlasts_rebalances(autojump_clock: MockCloc
 
 async def test_resume_of_a_partition_while_it_is_not_assigned(autojump_clock: MockClock, world: World) -> None:
     """What was resumed in between isn't paused when it comes back."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling()
     async with parallel_consumer(world.config()) as pc:
         pc.pause([P0])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pc.run, handle)
             await trio.sleep(1)
-            await world.client.rebalance(revoke=[P0])
+            await world.rebalance(revoke=[P0])
             pc.resume([P0])
-            await world.client.rebalance(assign=[P0])
+            await world.rebalance(assign=[P0])
             await trio.sleep(1)
             assert handle.finished == [(0, 0)]
             pc.stop()
@@ -116,18 +116,18 @@ async def test_resume_of_a_partition_while_it_is_not_assigned(autojump_clock: Mo
 
 async def test_partition_that_starts_late_is_paused_all_the_same(autojump_clock: MockClock, world: World) -> None:
     """A paused partition whose position comes only after its assignment is held from its first record on."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling()
     async with world.consuming(handle) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         pc.pause([P0])
-        world.broker.errors["committed"].append(error(NO_ANSWER))
-        await world.client.rebalance(assign=[P0])
+        world.broker.network.errors["OffsetFetch"].append(error(NO_ANSWER))
+        await world.rebalance(assign=[P0])
         assert of(pc, P0).phase == "starting"
         await trio.sleep(5)
         assert (of(pc, P0).phase, of(pc, P0).is_held, of(pc, P0).buffered_records) == ("active", True, 0)
-        world.broker.produce(P0, ["b"])
+        world.broker.add(P0, ["b"])
         await trio.sleep(5)
         assert handle.finished == [(0, 0)]
 
@@ -139,8 +139,8 @@ async def test_the_whole_and_its_parts(autojump_clock: MockClock, world: World) 
         await pc.wait_assigned()
         pc.pause()
         pc.pause([P0, P1])
-        world.broker.produce(P0, ["a"])
-        world.broker.produce(P1, ["b"], at=10)
+        world.broker.add(P0, ["a"])
+        world.broker.add(P1, ["b"], at=10)
         pc.resume([P0])
         await trio.sleep(1)
         assert handle.started == []
@@ -155,7 +155,7 @@ async def test_parked_record_waits_for_the_resume(
     autojump_clock: MockClock, world: World, partitions: list[Any] | None
 ) -> None:
     """An attempt that is due during a pause is made after it, and was never counted."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Failing({0: fails(1)})
     policy = RetryPolicy(max_attempts=2, initial_backoff=3.0, jitter=0.0)
     async with world.consuming(handle, retry=policy) as pc:
@@ -175,7 +175,7 @@ async def test_parked_record_waits_for_the_resume(
 
 async def test_pause_fills_the_buffer_and_no_more(autojump_clock: MockClock, world: World) -> None:
     """Fetching goes on until the partition's bound, stops there, and goes on after the resume."""
-    world.broker.produce(P0, [f"k{n}" for n in range(200)])
+    world.broker.add(P0, [f"k{n}" for n in range(200)])
     handle = Handling()
     async with world.consuming(handle, max_buffered_records=40) as pc:
         pc.pause()
@@ -189,8 +189,8 @@ async def test_pause_fills_the_buffer_and_no_more(autojump_clock: MockClock, wor
 
 async def test_stop_during_a_pause_leaves_what_is_held(autojump_clock: MockClock, world: World) -> None:
     """A stop doesn't wait for what may not start; what isn't held is finished, and everything else comes again."""
-    world.broker.produce(P0, ["a", "b"])
-    world.broker.produce(P1, ["c", "c"], at=10)
+    world.broker.add(P0, ["a", "b"])
+    world.broker.add(P1, ["c", "c"], at=10)
     handle = Handling(work=1.0)
     async with world.consuming(handle) as pc:
         pc.pause([P0])

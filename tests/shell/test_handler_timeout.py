@@ -49,7 +49,7 @@ def letting_go(handle: Handling) -> Iterator[None]:
 
 async def test_attempt_is_cancelled_in_time(autojump_clock: MockClock, world: World) -> None:
     """An attempt that takes too long is cancelled, and has failed; others are left alone."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(held={0})
     with pytest.RaisesGroup(
         pytest.RaisesGroup(pytest.RaisesExc(HandlerTimeoutError, match=r"longer than 7 s \(handler_timeout\)"))
@@ -64,7 +64,7 @@ async def test_attempt_is_cancelled_in_time(autojump_clock: MockClock, world: Wo
 
 async def test_timeout_is_a_failure_like_any_other(autojump_clock: MockClock, world: World) -> None:
     """It is tried again, each attempt within a bound of its own, and given up in the end."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling(held={0})
     policy = RetryPolicy(max_attempts=3, initial_backoff=1.0, multiplier=1.0, jitter=0.0)
     async with world.consuming(handle, handler_timeout=5.0, retry=policy, on_failure="skip") as pc:
@@ -79,7 +79,7 @@ async def test_timeout_is_a_failure_like_any_other(autojump_clock: MockClock, wo
 
 async def test_attempt_in_time_is_left_alone(autojump_clock: MockClock, world: World) -> None:
     """A lane may take much longer than one attempt."""
-    world.broker.produce(P0, ["a"] * 10)
+    world.broker.add(P0, ["a"] * 10)
     handle = Handling(work=4.0)
     async with world.consuming(handle, handler_timeout=5.0) as pc:
         await trio.sleep(41)
@@ -89,7 +89,7 @@ async def test_attempt_in_time_is_left_alone(autojump_clock: MockClock, world: W
 
 async def test_late_return_is_a_failure(autojump_clock: MockClock, world: World) -> None:
     """A handler that swallows its cancellation and returns hasn't handled its record: it may have done half."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     attempts = []
 
     async def handle(record: Record) -> None:
@@ -110,7 +110,7 @@ async def test_late_return_is_a_failure(autojump_clock: MockClock, world: World)
 
 async def test_handler_that_blocks_too_long_has_failed(autojump_clock: MockClock, world: World) -> None:
     """An attempt that can't be cancelled, because it blocks the loop, is late all the same."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
 
     async def block(_record: Record) -> None:
         autojump_clock.jump(8)
@@ -123,7 +123,7 @@ async def test_handler_that_blocks_too_long_has_failed(autojump_clock: MockClock
 
 async def test_what_a_late_handler_raises_is_its_failure(autojump_clock: MockClock, world: World) -> None:
     """An exception of its own says more than that it was late."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
 
     async def handle(_record: Record) -> None:
         try:
@@ -138,11 +138,11 @@ async def test_what_a_late_handler_raises_is_its_failure(autojump_clock: MockClo
 
 async def test_cancellation_from_outside_is_no_timeout(autojump_clock: MockClock, world: World) -> None:
     """A revoke before the deadline abandons the record; nothing has failed."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling(held={0})
     async with world.consuming(handle, handler_timeout=5.0, revoke_grace=0.0) as pc:
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         await trio.sleep(10)
         totals = pc.statistics().totals
         assert (totals.failed, totals.abandoned) == (0, 1)
@@ -155,14 +155,14 @@ async def test_handler_that_does_not_end_is_named(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names it once, the statistics show it, its lane waits; all others go on, and are committed."""
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Handling(stubborn={0})
     async with world.consuming(handle, handler_timeout=5.0, retry=AT_ONCE) as pc:
         with letting_go(handle):
             await trio.sleep(5.5)
             assert not times_named(caplog)
             await trio.sleep(10)
-            world.broker.produce(P0, ["b"])
+            world.broker.add(P0, ["b"])
             await trio.sleep(10)
             assert NAMED in caplog.text
             assert times_named(caplog) == 1
@@ -171,7 +171,7 @@ async def test_handler_that_does_not_end_is_named(
             assert (oldest.offset, oldest.key, oldest.is_running) == (0, b"a", True)
             assert oldest.age > 20
             assert handle.offsets(P0) == [2, 3]
-            assert world.broker.commits[-1].metadata
+            assert world.broker.one_group.taken[-1].metadata
         await trio.sleep(5)
     assert handle.offsets(P0, started=True) == [0, 2, 3, 0, 1]
     assert world.committed(P0) == 4
@@ -195,7 +195,7 @@ async def test_record_that_waits_for_its_turn_is_not_named(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     """One that an engine hasn't come to yet isn't late; the log names it once its own time is up."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
 
     async def handle(_given: object) -> None:
         with trio.CancelScope(shield=True):
@@ -218,7 +218,7 @@ async def test_second_stuck_attempt_is_named_again(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each attempt that doesn't end is told of once."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
 
     async def handle(_record: Record) -> None:
         with trio.CancelScope(shield=True):
@@ -233,8 +233,8 @@ async def test_quick_handlers_are_never_named(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A lane that is always busy isn't mistaken for one that is stuck, nor a handler that ends when it is told to."""
-    world.broker.produce(P0, ["a"] * 100)
-    world.broker.produce(P1, ["b"])
+    world.broker.add(P0, ["a"] * 100)
+    world.broker.add(P1, ["b"])
     handle = Handling(work=0.3)
     slow = Handling(held={0})
 
@@ -256,7 +256,7 @@ async def test_slow_acknowledgement_is_not_taken_for_a_hung_handler(
     It once said that the handler didn't react to its cancellation.
     """
     outbox.delay = 20.0
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
 
     async def handle(_record: Record) -> ProducerRecord:
         await trio.sleep(1)
@@ -277,7 +277,7 @@ async def test_leaving_with_a_handler_that_does_not_end(
 
     The error that leaves, beside what else does, names the record.
     """
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Handling(stubborn={0})
     fields = {"handler_timeout": 5.0, "shutdown_timeout": 3.0, "close_timeout": 4.0, "commit_interval": NEVER}
     seen: list[str] = []
@@ -288,7 +288,7 @@ async def test_leaving_with_a_handler_that_does_not_end(
             client = world.client
             assert (client.owned, client.left_owned, client.ended.is_set()) == ({}, (), True)
             assert world.committed(P0) == 0
-            assert read_metadata(world.broker.commits[-1].metadata, 0).completed == ((2, 3),)
+            assert read_metadata(world.broker.one_group.taken[-1].metadata, 0).completed == ((2, 3),)
             seen.append(opened[0].statistics().state)
 
     async def live() -> None:
@@ -323,12 +323,12 @@ async def test_stuck_record_of_a_lost_partition_holds_up_its_next_assignment(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The partition isn't read in this member until the old handler has ended, whose late return changes nothing."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Handling(stubborn={0})
     async with world.consuming(handle, handler_timeout=5.0, retry=AT_ONCE) as pc:
         with letting_go(handle):
             await trio.sleep(8)
-            await world.client.rebalance(lose=[P0], assign=[P0])
+            await world.rebalance(lose=[P0], assign=[P0])
             await trio.sleep(10)
             assert of(pc, P0).phase == "starting"
             assert "orders[0] waits for a handler of an earlier assignment" in caplog.text
@@ -341,7 +341,7 @@ async def test_stuck_record_of_a_lost_partition_holds_up_its_next_assignment(
 
 async def test_timeout_that_hits_while_the_consumer_stops(autojump_clock: MockClock, world: World) -> None:
     """In the drain, too, an attempt has its own deadline; what fails by it is left."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Failing(work=math.inf)
     async with world.consuming(handle, handler_timeout=5.0, shutdown_timeout=60.0, retry=AT_ONCE):
         await trio.sleep(1)

@@ -19,15 +19,15 @@ LONG = 300.0
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_first_record_waits_so_long(autojump_clock: MockClock, world: World, scope: str) -> None:
     """A batch that doesn't fill is taken when its first record has waited for linger."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Batches()
     async with batching(world, handler, scope=scope, linger=5) as pc:
         await trio.sleep(2)
-        world.broker.produce(P0, "a")
+        world.broker.add(P0, "a")
         await trio.sleep(2)
         assert (of(pc, P0).parked, pc.statistics().in_flight) == (0, 0)
         await trio.sleep(2)
-        world.broker.produce(P0, "a")
+        world.broker.add(P0, "a")
         await trio.sleep(7)
     assert handler.places == [[(0, 0), (0, 1)], [(0, 2)]]
     assert handler.times == [5, 11]
@@ -36,13 +36,13 @@ async def test_first_record_waits_so_long(autojump_clock: MockClock, world: Worl
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_full_batch_waits_no_more(autojump_clock: MockClock, world: World, scope: str) -> None:
     """A batch is taken at once when it is full; what is beyond waits for its own time."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Batches(work=100)
     async with batching(world, handler, scope=scope, linger=10, max_size=3) as pc:
         await trio.sleep(1)
-        world.broker.produce(P0, "a")
+        world.broker.add(P0, "a")
         await trio.sleep(1)
-        world.broker.produce(P0, "aa")
+        world.broker.add(P0, "aa")
         await settle()
         assert of(pc, P0).parked == 0
         assert pc.statistics().in_flight == 3
@@ -54,8 +54,8 @@ async def test_full_batch_waits_no_more(autojump_clock: MockClock, world: World,
 @pytest.mark.parametrize(("scope", "sizes"), [("key", [1, 1, 1, 1]), ("partition", [2, 2]), ("any", [4])])
 async def test_what_fills_a_batch(autojump_clock: MockClock, world: World, scope: str, sizes: list[int]) -> None:
     """Only records that can be in the same batch fill it."""
-    world.broker.produce(P0, "ab")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "ab")
+    world.broker.add(P1, "ab")
     handler = Batches()
     async with batching(world, handler, scope=scope, linger=7, max_size=4):
         await settle()
@@ -66,11 +66,11 @@ async def test_what_fills_a_batch(autojump_clock: MockClock, world: World, scope
 
 async def test_each_partition_by_itself(autojump_clock: MockClock, world: World) -> None:
     """A partition whose batch is ripe doesn't wait for another that isn't."""
-    world.broker.produce(P0, "ab")
+    world.broker.add(P0, "ab")
     handler = Batches()
     async with batching(world, handler, linger=6):
         await trio.sleep(4)
-        world.broker.produce(P1, "ab")
+        world.broker.add(P1, "ab")
         await trio.sleep(10)
     assert handler.places == [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]
     assert handler.times == [6, 10]
@@ -78,13 +78,13 @@ async def test_each_partition_by_itself(autojump_clock: MockClock, world: World)
 
 async def test_keys_by_themselves(autojump_clock: MockClock, world: World) -> None:
     """Each key waits from its own first record on; a record without a key waits for nothing."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Batches()
     async with batching(world, handler, scope="key", linger=6, max_size=2):
         await trio.sleep(1)
-        world.broker.produce(P0, ["b", None])
+        world.broker.add(P0, ["b", None])
         await trio.sleep(1)
-        world.broker.produce(P0, "b")
+        world.broker.add(P0, "b")
         await trio.sleep(10)
     assert handler.places == [[(0, 2)], [(0, 1), (0, 3)], [(0, 0)]]
     assert handler.times == [1, 2, 6]
@@ -102,7 +102,7 @@ async def test_due_in_the_same_moment_as_other_duties(autojump_clock: MockClock,
         async with batching(world, handler, linger=linger) as pc:
             await pc.wait_assigned()
             began = trio.current_time()
-            world.broker.produce(P0, "a")
+            world.broker.add(P0, "a")
             await trio.sleep(3)
             assert handler.times == [round(began + linger, 3)]
 
@@ -110,11 +110,11 @@ async def test_due_in_the_same_moment_as_other_duties(autojump_clock: MockClock,
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_ripe_while_all_workers_are_busy(autojump_clock: MockClock, world: World, scope: str) -> None:
     """It is taken as soon as one is free, and the clock isn't asked in vain meanwhile."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Batches(work=20)
     async with batching(world, handler, scope=scope, linger=1, max_concurrency=1) as pc:
         await trio.sleep(2)
-        world.broker.produce(P1, "bc")
+        world.broker.add(P1, "bc")
         counter = Turns()
         trio.lowlevel.add_instrument(counter)
         await trio.sleep(5)
@@ -140,12 +140,12 @@ class Turns(trio.abc.Instrument):
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_retries_linger_no_more(autojump_clock: MockClock, world: World, scope: str) -> None:
     """What is tried again has waited long enough; in its lane nothing goes before it."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Batches({(0, 0): [Retry(after=4)]})
     async with batching(world, handler, scope=scope, linger=5, max_size=3) as pc:
         await trio.sleep(6)
         assert of(pc, P0).parked == 1
-        world.broker.produce(P0, "aaa")
+        world.broker.add(P0, "aaa")
         await settle()
         assert of(pc, P0).parked == 1
         await trio.sleep(20)
@@ -159,8 +159,8 @@ async def test_retries_linger_no_more(autojump_clock: MockClock, world: World, s
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_stop_ends_the_wait(autojump_clock: MockClock, world: World, scope: str) -> None:
     """What waits for more is handled at once, in full batches as far as it goes."""
-    world.broker.produce(P0, "aaaaa")
-    world.broker.produce(P1, "a")
+    world.broker.add(P0, "aaaaa")
+    world.broker.add(P1, "a")
     handler = Batches()
     async with batching(world, handler, scope=scope, linger=LONG, max_size=3) as pc:
         await trio.sleep(2)
@@ -174,7 +174,7 @@ async def test_stop_ends_the_wait(autojump_clock: MockClock, world: World, scope
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_stop_while_a_batch_is_handled(autojump_clock: MockClock, world: World, scope: str) -> None:
     """Nor does what is left of a lane wait, or what comes back because its partition isn't to blame."""
-    world.broker.produce(P0, "aaaa")
+    world.broker.add(P0, "aaaa")
     handler = Batches(work=4)
     async with batching(world, handler, scope=scope, linger=LONG, max_size=3) as pc:
         await trio.sleep(2)
@@ -186,12 +186,12 @@ async def test_stop_while_a_batch_is_handled(autojump_clock: MockClock, world: W
 
 async def test_stop_leaves_what_is_to_be_tried_again(autojump_clock: MockClock, world: World) -> None:
     """A drain that takes longer than a record has to wait doesn't try that again, and doesn't spin for it."""
-    world.broker.produce(P0, "a")
-    world.broker.produce(P1, "b")
+    world.broker.add(P0, "a")
+    world.broker.add(P1, "b")
     handler = Batches({(0, 0): [Retry(after=6)]}, work=4)
     async with batching(world, handler, max_concurrency=2, shutdown_timeout=60) as pc:
         await trio.sleep(5)
-        world.broker.produce(P1, "b")
+        world.broker.add(P1, "b")
         handler.work = 15
         await settle()
         pc.stop()
@@ -209,7 +209,7 @@ async def test_stop_before_the_workers_begin(autojump_clock: MockClock, world: W
     """
     for steps in range(6):  # Trio shuffles what is runnable in one moment
         world.reset()
-        world.broker.produce(P0, "abaaa")
+        world.broker.add(P0, "abaaa")
         handler = Batches()
         async with parallel_consumer(world.config()) as pc:
             await pc.wait_assigned()
@@ -228,15 +228,15 @@ async def test_stop_before_the_workers_begin(autojump_clock: MockClock, world: W
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_revoke_ends_the_wait(autojump_clock: MockClock, world: World, scope: str) -> None:
     """A revoke is answered at once, and what waited is left; what remains assigned waits on."""
-    world.broker.produce(P0, "aa")
-    world.broker.produce(P1, "aa")
+    world.broker.add(P0, "aa")
+    world.broker.add(P1, "aa")
     handler = Batches()
     async with batching(world, handler, scope=scope, linger=10, revoke_grace=60) as pc:
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert trio.current_time() == pytest.approx(2, abs=0.1)
         await trio.sleep(5)
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(13)
         assert [each.buffered_records for each in pc.statistics().partitions] == [0, 0]
     if scope == "any":  # one of them has waited long enough
@@ -250,7 +250,7 @@ async def test_revoke_ends_the_wait(autojump_clock: MockClock, world: World, sco
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_end_of_the_block(autojump_clock: MockClock, world: World, scope: str) -> None:
     """A cancelled block ends at once, and what waited is left."""
-    world.broker.produce(P0, "aa")
+    world.broker.add(P0, "aa")
     handler = Batches()
     with trio.move_on_after(2):
         async with batching(world, handler, scope=scope, linger=LONG):

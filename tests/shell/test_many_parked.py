@@ -10,8 +10,8 @@ from pathlib import Path
 
 import trio
 from shell.failing import Failing, fails
-from shell.fake_broker import FakeBroker
 from shell.kit import P0, P1, HandlerError, Handling, World, of
+from shell.scripted_broker import ScriptedBroker
 from trio.testing import MockClock
 
 from trio_parallel_kafka import Record, Retry, parallel_consumer
@@ -56,16 +56,16 @@ class Fate:
 
 async def live(world: World, count: int) -> tuple[Fate, int, int]:
     """Park so many lanes while a sound partition works; return how that went, and what tasks and memory it took."""
-    world.broker = FakeBroker(orders=5)
+    world.broker = ScriptedBroker(orders=5)
     for partition in FAILING:
-        world.broker.produce(partition, [f"k{n}" for n in range(count // len(FAILING))])
-    world.broker.produce(SOUND, [f"k{n}" for n in range(3000)])
+        world.broker.add(partition, [f"k{n}" for n in range(count // len(FAILING))])
+    world.broker.add(SOUND, [f"k{n}" for n in range(3000)])
     fate = Fate()
     async with world.consuming(fate, max_concurrency=CONCURRENCY, max_buffered_records=MANY) as pc:
         await pc.wait_assigned()
         tasks, memory = trio.lowlevel.current_statistics().tasks_living, resident()
         await trio.sleep(10)
-        world.broker.produce(SOUND, [f"k{n}" for n in range(1000)])
+        world.broker.add(SOUND, [f"k{n}" for n in range(1000)])
         await trio.sleep(15)
         assert len(fate.sound) == 4000
         statistics = pc.statistics()
@@ -97,7 +97,7 @@ async def test_failures_that_never_wait_share_the_loop(autojump_clock: MockClock
 
     It kept the loop for all lanes that had become due together.
     """
-    world.broker.produce(P0, [f"k{n}" for n in range(20_000)])
+    world.broker.add(P0, [f"k{n}" for n in range(20_000)])
     calls = 0
     have_begun = trio.Event()
 
@@ -124,7 +124,7 @@ async def test_failures_that_never_wait_share_the_loop(autojump_clock: MockClock
 
 async def test_batches_that_never_wait_share_the_loop(autojump_clock: MockClock, world: World) -> None:
     """The same is true of a worker that goes from batch to batch. It handled 20,000 records in one step."""
-    world.broker.produce(P0, [f"k{n}" for n in range(20_000)])
+    world.broker.add(P0, [f"k{n}" for n in range(20_000)])
     done = 0
     have_begun = trio.Event()
 
@@ -150,7 +150,7 @@ async def test_failure_leaves_nothing_behind(autojump_clock: MockClock, world: W
 
     In cycles with their tracebacks, those of many failures cost pauses of a third of a second.
     """
-    world.broker.produce(P0, [f"k{n}" for n in range(10)])
+    world.broker.add(P0, [f"k{n}" for n in range(10)])
     errors: list[weakref.ref[Exception]] = []
 
     async def handle(_record: Record) -> None:
@@ -173,7 +173,7 @@ async def test_failure_leaves_nothing_behind(autojump_clock: MockClock, world: W
 
 async def test_partition_full_of_parked_lanes_pauses(autojump_clock: MockClock, world: World) -> None:
     """Back-pressure holds: the bound isn't passed, the pause doesn't flap, the neighbour goes on, and it resumes."""
-    world.broker.produce(P0, [f"k{n}" for n in range(500)])
+    world.broker.add(P0, [f"k{n}" for n in range(500)])
     handle = Failing({offset: fails(1) for offset in range(500)})
     sound = Handling(work=0.1)
 
@@ -186,7 +186,7 @@ async def test_partition_full_of_parked_lanes_pauses(autojump_clock: MockClock, 
         parked, pauses = of(pc, P0).parked, len(world.client.calls.of("pause"))
         assert 75 < parked == of(pc, P0).buffered_records <= 100
         assert (of(pc, P0).paused, world.client.paused) == ("buffer full", {P0})
-        world.broker.produce(P1, [f"k{n}" for n in range(1000)], at=1000)
+        world.broker.add(P1, [f"k{n}" for n in range(1000)], at=1000)
         await trio.sleep(40)
         assert len(sound.finished) == 1000
         assert of(pc, P0).parked == parked
@@ -202,11 +202,11 @@ async def test_records_behind_a_parked_one_do_not_freeze_their_partition(
     autojump_clock: MockClock, world: World
 ) -> None:
     """What waits in a parked lane, and what joins it there, isn't runnable: the partition's other keys go on."""
-    world.broker.produce(P0, ["hot"])
+    world.broker.add(P0, ["hot"])
     handle = Failing({0: [Retry(after=60)]})
     async with world.consuming(handle, max_buffered_records=40) as pc:
         await trio.sleep(1)
-        world.broker.produce(P0, ["hot"] * 23 + [f"k{n}" for n in range(500)])
+        world.broker.add(P0, ["hot"] * 23 + [f"k{n}" for n in range(500)])
         await trio.sleep(30)
         assert len(handle.done) == 500
         assert (of(pc, P0).buffered_records, of(pc, P0).parked) == (24, 1)

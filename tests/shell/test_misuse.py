@@ -43,7 +43,7 @@ class AsyncCallable:
 )
 async def test_handler_that_is_not_async(autojump_clock: MockClock, world: World, handler: Any) -> None:
     """Anything but an async function is refused before a record is touched, and the consumer stays usable."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     async with parallel_consumer(world.config()) as pc:
         with pytest.raises(InvalidHandlerError, match="has to be an async function"):
             await pc.run(handler)
@@ -66,7 +66,7 @@ async def test_handler_that_is_not_async(autojump_clock: MockClock, world: World
 )
 async def test_handlers_that_are_async_in_disguise(autojump_clock: MockClock, world: World, handler: Any) -> None:
     """Partials, bound methods and callable objects are fine when they are async."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     async with world.consuming(handler):
         await trio.sleep(2)
         assert world.committed(P0) == 1
@@ -107,7 +107,7 @@ async def test_waiting_for_an_assignment_after_the_run(autojump_clock: MockClock
 
 async def test_start_is_ready_once_a_partition_is_read(autojump_clock: MockClock, world: World) -> None:
     """``nursery.start`` and ``wait_assigned`` return when a position is known, not before."""
-    world.broker.delays["committed"] = 5.0
+    world.broker.network.delays["OffsetFetch"] = 5.0
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         await nursery.start(pc.run, Handling())
         assert trio.current_time() >= 5

@@ -30,7 +30,7 @@ AT_ONCE = RetryPolicy(max_attempts=3, initial_backoff=0.0)
 
 async def test_retry_comes_when_the_handler_says(autojump_clock: MockClock, world: World) -> None:
     """``Retry`` needs no policy: the record comes after so many seconds, in order, as often as the handler asks."""
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     handle = Failing({0: [Retry(after=7), Retry(after=0), Retry(after=30), Retry(after=1)]})
     async with world.consuming(handle) as pc:
         await trio.sleep(40)
@@ -42,7 +42,7 @@ async def test_retry_comes_when_the_handler_says(autojump_clock: MockClock, worl
 
 async def test_retry_counts_as_an_attempt_of_the_policy(autojump_clock: MockClock, world: World) -> None:
     """Where attempts are bounded, the handler can't ask for more of them; without a time it is the policy's."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Failing({0: [HandlerError(), Retry(), Retry(after=1), Retry()]})
     policy = RetryPolicy(max_attempts=4, initial_backoff=1.0, multiplier=5.0, jitter=0.0)
     async with world.consuming(handle, retry=policy, on_failure="skip") as pc:
@@ -53,7 +53,7 @@ async def test_retry_counts_as_an_attempt_of_the_policy(autojump_clock: MockCloc
 
 async def test_decision_within_a_nursery(autojump_clock: MockClock, world: World) -> None:
     """A decision that a handler's own nursery has put into a group is one all the same."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
 
     async def child(record: Record) -> None:
         if record.offset == 0:
@@ -82,7 +82,7 @@ async def test_dead_letter_whatever_its_reason(
 ) -> None:
     """A reason that is no text is made one, and a subclass needs none: neither ends the consumer."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     async with world.consuming(Failing({0: [decision]}), dead_letter=DeadLetterConfig()) as pc:
         await trio.sleep(3)
         assert pc.statistics().totals.dead_lettered == 1
@@ -94,7 +94,7 @@ async def test_skip_completes_and_is_no_failure(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """``Skip`` completes the record with its reason in the log, whatever the policy; its key goes on."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Failing({0: [Skip("a test order")]})
     async with world.consuming(handle, retry=AT_ONCE) as pc:
         await trio.sleep(3)
@@ -108,7 +108,7 @@ async def test_skip_completes_and_is_no_failure(
 async def test_dead_letter_goes_at_once(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """``DeadLetter`` uses up no attempts, and is no failure."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Failing({0: [DeadLetter("malformed")]})
     async with world.consuming(handle, retry=AT_ONCE, dead_letter=DeadLetterConfig()) as pc:
         await trio.sleep(3)
@@ -122,7 +122,7 @@ async def test_dead_letter_goes_at_once(autojump_clock: MockClock, world: World,
 
 async def test_dead_letter_without_configuration_is_loud(autojump_clock: MockClock, world: World) -> None:
     """A handler that asks for dead letters that aren't configured stops the consumer, and is told why."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     with pytest.RaisesGroup(pytest.RaisesGroup(DeadLetter)) as caught:
         async with world.consuming(Failing({0: [DeadLetter("no")]}), retry=AT_ONCE, on_failure="skip"):
             await trio.sleep_forever()
@@ -140,7 +140,7 @@ async def test_dead_letter_completes_when_it_is_acknowledged(
 ) -> None:
     """After the last attempt the record isn't committed, nor does its key go on, before the broker has the letter."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     outbox.delay = 10.0
     handle = Failing({0: fails()})
     async with world.consuming(handle, retry=AT_ONCE, on_failure="dead_letter") as pc:
@@ -160,7 +160,7 @@ async def test_dead_letter_completes_when_it_is_acknowledged(
 async def test_dead_letter_that_fails_is_loud(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """By default the consumer stops: the record isn't completed, nothing of its key starts, the rest is committed."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     outbox.down = DeliveryError("no ack")
     handle = Failing({0: fails()})
     async with parallel_consumer(world.config(on_failure="dead_letter", commit_interval=NEVER)) as pc:
@@ -171,7 +171,7 @@ async def test_dead_letter_that_fails_is_loud(autojump_clock: MockClock, world: 
     assert "while handling topic='orders' partition=0 offset=0 key=b'a' attempt=1" in error.__notes__
     assert handle.started(P0) == [(0, 1), (2, 1)]
     assert world.committed(P0) == 0
-    assert world.broker.commits[-1].metadata
+    assert world.broker.one_group.taken[-1].metadata
 
 
 async def test_dead_letter_that_fails_may_be_lost(
@@ -179,7 +179,7 @@ async def test_dead_letter_that_fails_may_be_lost(
 ) -> None:
     """With ``skip`` the record is completed, and the log says at the level of an error that it is lost."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     outbox.errors.append(DeliveryError("no ack"))
     handle = Failing({0: fails()})
     settings = DeadLetterConfig(on_dead_letter_failure="skip")
@@ -195,7 +195,7 @@ async def test_dead_letter_that_fails_may_be_lost(
 async def test_dead_letter_that_fails_may_wait(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """With ``retry`` the lane is parked, and the letter sent again until it is taken; the handler isn't called."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a", "b"])
+    world.broker.add(P0, ["a", "a", "b"])
     outbox.errors += [DeliveryError("no ack")] * 3
     handle = Failing({0: fails()})
     settings = DeadLetterConfig(on_dead_letter_failure="retry")
@@ -223,7 +223,7 @@ async def test_decision_waits_for_its_dead_letter_too(
 ) -> None:
     """A ``DeadLetter`` that couldn't be sent at first is sent later, under its reason; the next record is attempted."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     outbox.errors.append(DeliveryError("no ack"))
     handle = Failing({0: [DeadLetter("malformed")], 1: fails(1)})
     settings = DeadLetterConfig(on_dead_letter_failure="retry")
@@ -244,7 +244,7 @@ async def test_outbox_that_cannot_go_on_stops_the_consumer(
     Such an error once cancelled all other handlers, and left without a word of the record.
     """
     graveyard(world)
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     outbox.down = kind("it is over")
     slow = Failing(work=5.0)
     handle = Failing({0: fails()}, work=1.0)
@@ -274,16 +274,16 @@ async def test_missing_dead_letter_topic_is_found_at_the_start(
 async def test_revoke_during_a_burial(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A letter that isn't acknowledged within the grace is given up; the record comes again to the next owner."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     outbox.delay = 20.0
     handle = Failing({0: fails(1)})
     async with world.consuming(handle, on_failure="dead_letter", revoke_grace=5.0) as pc:
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert trio.current_time() == pytest.approx(7.0, abs=0.5)
         assert world.committed(P0) == 0
         assert pc.statistics().totals.abandoned == 1
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(2)
     assert handle.started(P0) == [(0, 1), (1, 1), (0, 1)]
     assert outbox.sent == []
@@ -293,12 +293,12 @@ async def test_revoke_during_a_burial(autojump_clock: MockClock, world: World, o
 async def test_revoke_waits_for_a_burial(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A letter that is acknowledged within the grace completes its record."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     outbox.delay = 4.0
     handle = Failing({0: fails(1)})
     async with world.consuming(handle, on_failure="dead_letter", revoke_grace=5.0):
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert trio.current_time() == pytest.approx(4.0, abs=0.5)
         assert world.committed(P0) == 1
     assert handle.started(P0) == [(0, 1)]
@@ -307,14 +307,14 @@ async def test_revoke_waits_for_a_burial(autojump_clock: MockClock, world: World
 async def test_stop_finishes_a_burial(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A stop waits for a letter on its way, and for the records behind, but not for one that is to be tried again."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     outbox.delay = 4.0
     outbox.errors += [None, DeliveryError("no ack")]
     settings = DeadLetterConfig(on_dead_letter_failure="retry")
     handle = Failing({0: fails(1), 10: fails(1)})
     async with world.consuming(handle, on_failure="dead_letter", dead_letter=settings):
         await trio.sleep(1)
-        world.broker.produce(P1, ["c", "c"], at=10)
+        world.broker.add(P1, ["c", "c"], at=10)
         await trio.sleep(1)
     assert trio.current_time() == pytest.approx(5.0, abs=0.5)
     assert (world.committed(P0), world.committed(P1)) == (2, 10)
@@ -336,7 +336,7 @@ async def test_key_of_that_raises_follows_the_policy_without_retries(
 ) -> None:
     """Another attempt would fail just so: what ``on_failure`` says is done at once, and the handler isn't called."""
     graveyard(world)
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Failing()
 
     def key_of(record: Record) -> bytes | None:
@@ -366,7 +366,7 @@ async def test_dead_letter_of_a_record_without_a_key_may_wait(
 ) -> None:
     """It is parked like any other, though nothing could ever be attempted with it."""
     graveyard(world)
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     outbox.errors.append(DeliveryError("no ack"))
     settings = DeadLetterConfig(on_dead_letter_failure="retry")
     fields: dict[str, Any] = {"key_of": no_key, "on_failure": "dead_letter", "dead_letter": settings}

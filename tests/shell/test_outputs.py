@@ -54,7 +54,7 @@ def values(outbox: FakeOutbox) -> list[str]:
 
 async def test_completes_when_it_is_out(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A record isn't complete before its output is acknowledged, and is so in the same moment."""
-    world.broker.produce(P0, "ab")
+    world.broker.add(P0, "ab")
     outbox.delay = 5
     async with world.consuming(Returning(), commit_interval=0.5) as pc:
         await trio.sleep(4.9)
@@ -90,7 +90,7 @@ async def test_what_may_be_returned(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox, make: Callable[[], object], sent: list[str]
 ) -> None:
     """Nothing, a record, or several; the outbox isn't troubled with nothing."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     async with world.consuming(Returning(lambda _record: make())) as pc:
         await settle()
         assert pc.statistics().totals.sent == len(sent)
@@ -123,7 +123,7 @@ async def test_what_may_not_be_returned(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox, make: Callable[[], object], error: Any
 ) -> None:
     """Anything else is a failure of the attempt; nothing of it is sent."""
-    world.broker.produce(P0, "ab")
+    world.broker.add(P0, "ab")
     handler = Returning(lambda record: make() if record.offset == 0 else output("fine"))
     expected = pytest.RaisesExc(InvalidResultError, match=error) if isinstance(error, str) else error
     with pytest.RaisesGroup(expected) as raised:
@@ -137,7 +137,7 @@ async def test_what_may_not_be_returned(
 async def test_invalid_result_follows_the_policy(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """It is retried, and given up, like what a handler raises."""
     graveyard(world)
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Returning(lambda _record: 7)
     async with world.consuming(handler, retry=AGAIN, on_failure="dead_letter") as pc:
         await trio.sleep(10)
@@ -154,7 +154,7 @@ async def test_failure_of_sending_is_retried(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox, error: Exception
 ) -> None:
     """The handler runs again, and what it returns then is sent; records of the key wait."""
-    world.broker.produce(P0, "aab")
+    world.broker.add(P0, "aab")
     outbox.errors += [error, None, error]
     handler = Returning()
     async with world.consuming(handler, retry=AGAIN, max_concurrency=1) as pc:
@@ -168,7 +168,7 @@ async def test_failure_of_sending_is_retried(
 
 async def test_failure_of_sending_stops(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """Without another policy it leaves; the record isn't complete, nor is what is behind it started."""
-    world.broker.produce(P0, "aab")
+    world.broker.add(P0, "aab")
     outbox.errors += [DeliveryError("refused")]
     handler = Returning()
     with pytest.RaisesGroup(pytest.RaisesExc(DeliveryError, match="refused")):
@@ -183,13 +183,13 @@ async def test_failure_of_sending_is_skipped_or_buried(
 ) -> None:
     """Other policies hold for it, too: a dead letter has the input, not the output."""
     graveyard(world)
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     outbox.errors += [DeliveryError("refused")]
     async with world.consuming(Returning(), on_failure="skip") as pc:
         await settle()
         assert pc.statistics().totals.skipped == 1
     assert not outbox.sent
-    world.broker.produce(P0, "b")
+    world.broker.add(P0, "b")
     outbox.errors += [DeliveryError("refused")]
     async with world.consuming(Returning(), on_failure="dead_letter", dead_letter=DeadLetterConfig()) as pc:
         await settle()
@@ -204,7 +204,7 @@ async def test_producer_that_is_gone(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox, error: Exception
 ) -> None:
     """What is no record's fault is never retried or skipped, whatever the policy."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     outbox.down = error
     with pytest.RaisesGroup(pytest.RaisesExc(type(error), match=str(error))):
         async with parallel_consumer(world.config(retry=AGAIN, on_failure="skip")) as pc:
@@ -215,7 +215,7 @@ async def test_producer_that_is_gone(
 
 async def test_order_of_a_keys_outputs(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A record is handled when the outputs of the one before are out; so outputs of a key are in its order."""
-    world.broker.produce(P0, "aabab" * 3)
+    world.broker.add(P0, "aabab" * 3)
     outbox.delay = 1
     handler = Returning()
     async with world.consuming(handler):
@@ -230,7 +230,7 @@ async def test_order_of_a_keys_outputs(autojump_clock: MockClock, world: World, 
 
 async def test_deadline_is_the_handlers(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """handler_timeout bounds the handler; sending has a bound of its own."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     outbox.delay = 20
     async with world.consuming(Returning(), handler_timeout=3) as pc:
         await trio.sleep(19)
@@ -245,21 +245,21 @@ async def test_deadline_is_the_handlers(autojump_clock: MockClock, world: World,
 
 async def test_revoked_while_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """What is out within the grace is complete and committed; the rest is cancelled, and handled by the next owner."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     handler = Returning()
     outbox.delay = 4
     async with world.consuming(handler, revoke_grace=3, commit_interval=NEVER) as pc:
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert trio.current_time() == pytest.approx(4, abs=0.1)
         assert (world.committed(P0), values(outbox)) == (1, ["0.1"])
-        await world.client.rebalance(assign=[P0])
-        world.broker.produce(P0, "aa")
+        await world.rebalance(assign=[P0])
+        world.broker.add(P0, "aa")
         await trio.sleep(0.5)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert (world.committed(P0), values(outbox)) == (1, ["0.1"])
         assert pc.statistics().totals.abandoned == 1
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(10)
         assert pc.statistics().totals.completed == 3
     assert values(outbox) == ["0.1", "1.1", "2.1"]
@@ -269,12 +269,12 @@ async def test_revoked_while_sending(autojump_clock: MockClock, world: World, ou
 
 async def test_lost_while_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """It is cancelled at once, and nothing is committed; other partitions go on."""
-    world.broker.produce(P0, "aa")
-    world.broker.produce(P1, "aa")
+    world.broker.add(P0, "aa")
+    world.broker.add(P1, "aa")
     outbox.delay = 4
     async with world.consuming(Returning()) as pc:
         await trio.sleep(1)
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         await trio.sleep(10)
         totals = pc.statistics().totals
     assert outbox.places == [(1, 0), (1, 1)]
@@ -284,7 +284,7 @@ async def test_lost_while_sending(autojump_clock: MockClock, world: World, outbo
 
 async def test_stopped_while_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A drain waits for what is being sent, and sends what is buffered."""
-    world.broker.produce(P0, "aa")
+    world.broker.add(P0, "aa")
     outbox.delay = 4
     async with world.consuming(Returning(), shutdown_timeout=30) as pc:
         await trio.sleep(1)
@@ -296,7 +296,7 @@ async def test_stopped_while_sending(autojump_clock: MockClock, world: World, ou
 
 async def test_drain_too_short_for_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """What isn't out within shutdown_timeout isn't complete."""
-    world.broker.produce(P0, "aa")
+    world.broker.add(P0, "aa")
     outbox.delay = 4
     async with world.consuming(Returning(), shutdown_timeout=5) as pc:
         await trio.sleep(1)
@@ -307,7 +307,7 @@ async def test_drain_too_short_for_sending(autojump_clock: MockClock, world: Wor
 
 async def test_cancelled_while_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """A cancelled block leaves what is being sent incomplete."""
-    world.broker.produce(P0, "a")
+    world.broker.add(P0, "a")
     outbox.delay = 4
     with trio.move_on_after(3):
         async with world.consuming(Returning()):
@@ -318,7 +318,7 @@ async def test_cancelled_while_sending(autojump_clock: MockClock, world: World, 
 
 async def test_failure_elsewhere_while_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """When a handler fails for good, what others have returned is still sent, and committed."""
-    world.broker.produce(P0, "ab")
+    world.broker.add(P0, "ab")
     outbox.delay = 4
 
     async def handle(record: Record) -> Any:
@@ -337,7 +337,7 @@ async def test_failure_elsewhere_while_sending(autojump_clock: MockClock, world:
 
 async def test_back_pressure_of_sending(autojump_clock: MockClock, world: World, outbox: FakeOutbox) -> None:
     """Records whose outputs aren't out yet stay buffered, so fetching pauses and goes on."""
-    world.broker.produce(P0, [None] * 60)
+    world.broker.add(P0, [None] * 60)
     outbox.delay = 2
     async with world.consuming(Returning(), max_buffered_records=8, max_concurrency=100) as pc:
         await trio.sleep(1)

@@ -42,7 +42,7 @@ async def test_key_that_is_none_is_a_failure_of_its_record(
     autojump_clock: MockClock, world: World, key_of: Callable[[Record], object], failed: int
 ) -> None:
     """A key that can't be compared crashed the consumer without a note; a coroutine cost all records their order."""
-    world.broker.produce(P0, ["a", "a", "a"])
+    world.broker.add(P0, ["a", "a", "a"])
     handle = Handling(work=1.0)
     either = pytest.RaisesExc(check=lambda error: isinstance(error, ValueError | TypeError))
     with pytest.RaisesGroup(pytest.RaisesGroup(either)) as caught:
@@ -57,7 +57,7 @@ async def test_key_that_is_none_is_a_failure_of_its_record(
 
 async def test_nothing_is_fetched_behind_a_failure(autojump_clock: MockClock, world: World) -> None:
     """While handlers drain after a failure nothing is taken; a broken ``key_of`` failed on every record till then."""
-    world.broker.produce(P0, ["slow"])
+    world.broker.add(P0, ["slow"])
     handle = Handling(work=20.0)
 
     def key_of(record: Record) -> bytes | None:
@@ -68,9 +68,9 @@ async def test_nothing_is_fetched_behind_a_failure(autojump_clock: MockClock, wo
     with pytest.RaisesGroup(pytest.RaisesGroup(ValueError)):
         async with world.consuming(handle, key_of=key_of) as pc:
             await trio.sleep(1)
-            world.broker.produce(P0, ["bad"] * 10)
+            world.broker.add(P0, ["bad"] * 10)
             await trio.sleep(1)
-            world.broker.produce(P0, ["bad", "late"])
+            world.broker.add(P0, ["bad", "late"])
             await trio.sleep(1)
             assert pc.statistics().totals.received == 11
             await trio.sleep_forever()
@@ -85,11 +85,10 @@ class Interrupter(logging.Handler):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_interrupt_while_the_control_plane_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_while_the_control_plane_is_at_work() -> None:
     """Ctrl-C that strikes in the control plane's own code ended it, and what completed wasn't committed."""
     world = World()
-    monkeypatch.setattr("trio_parallel_kafka.consumer.open_kafka_client", world.open_client)
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
 
     async def main() -> None:
         async with world.consuming(Handling(held={1}), commit_interval=1000.0, stall_warning=3.0):
@@ -99,7 +98,7 @@ def test_interrupt_while_the_control_plane_is_at_work(monkeypatch: pytest.Monkey
     log = logging.getLogger("trio_parallel_kafka.control")
     log.addHandler(interrupter)
     try:
-        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
+        with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True), world.found():
             trio.run(main, clock=MockClock(autojump_threshold=0))
     finally:
         log.removeHandler(interrupter)
@@ -108,7 +107,7 @@ def test_interrupt_while_the_control_plane_is_at_work(monkeypatch: pytest.Monkey
 
 async def test_stop_within_the_grace_of_a_revoke(autojump_clock: MockClock, world: World) -> None:
     """Leaving cuts a grace; the partition was let go while the cancelled handler still cleaned up."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     ended = let_go = 0.0
 
     async def handle(_record: Record) -> None:
@@ -122,7 +121,7 @@ async def test_stop_within_the_grace_of_a_revoke(autojump_clock: MockClock, worl
 
     async def revoke() -> None:
         nonlocal let_go
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         let_go = trio.current_time()
 
     async with trio.open_nursery() as nursery, world.consuming(handle, revoke_grace=50.0, shutdown_timeout=1.0):

@@ -22,7 +22,7 @@ TEN_SECONDS = RetryPolicy(max_attempts=3, initial_backoff=10.0, multiplier=1.0, 
 
 def committed_records(world: World, partition: TopicPartition) -> set[int]:
     """The offsets that the group's commit says are completed, by position or map."""
-    offset, metadata = world.broker.group.get(partition, (0, None))
+    offset, metadata = world.broker.one_group.offsets.get(partition, (0, None))
     done = set(range(offset))
     for start, end in read_metadata(metadata or "", offset).completed if metadata else ():
         done |= set(range(start, end))
@@ -34,12 +34,12 @@ def committed_records(world: World, partition: TopicPartition) -> set[int]:
 
 async def test_only_the_lane_of_a_failed_record_waits(autojump_clock: MockClock, world: World) -> None:
     """The one worker goes on with other lanes at once; later records of the key wait for the next attempt."""
-    world.broker.produce(P0, ["a", "b", "a", "c"])
+    world.broker.add(P0, ["a", "b", "a", "c"])
     handle = Failing({0: fails(1)})
     async with world.consuming(handle, max_concurrency=1, retry=TEN_SECONDS) as pc:
         await trio.sleep(5)
         assert handle.started(P0) == [(0, 1), (1, 1), (3, 1)]
-        world.broker.produce(P0, ["a", "d"])
+        world.broker.add(P0, ["a", "d"])
         await trio.sleep(4)
         assert handle.started(P0)[3:] == [(5, 1)]
         assert pc.statistics().in_flight == 0
@@ -50,7 +50,7 @@ async def test_only_the_lane_of_a_failed_record_waits(autojump_clock: MockClock,
 
 async def test_attempts_are_numbered_and_spaced(autojump_clock: MockClock, world: World) -> None:
     """Each attempt is one higher, and comes after the backoff that is due; the next record begins at 1."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Failing({0: fails(4)}, work=1.0)
     policy = RetryPolicy(max_attempts=5, initial_backoff=1.0, multiplier=3.0, max_backoff=10.0, jitter=0.0)
     async with world.consuming(handle, retry=policy) as pc:
@@ -63,7 +63,7 @@ async def test_attempts_are_numbered_and_spaced(autojump_clock: MockClock, world
 
 async def test_no_policy_no_retry(autojump_clock: MockClock, world: World) -> None:
     """Without a policy the first failure is the last."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Failing({0: fails(1)})
     with pytest.RaisesGroup(pytest.RaisesGroup(HandlerError)):
         async with world.consuming(handle):
@@ -73,7 +73,7 @@ async def test_no_policy_no_retry(autojump_clock: MockClock, world: World) -> No
 
 async def test_parked_record_is_seen(autojump_clock: MockClock, world: World) -> None:
     """The statistics tell how many keys are parked, what holds the position, its attempt, and when it comes again."""
-    world.broker.produce(P0, ["a", "a", "b", "c"])
+    world.broker.add(P0, ["a", "a", "b", "c"])
     handle = Failing({0: fails(1), 2: fails(1)})
     async with world.consuming(handle, retry=TEN_SECONDS) as pc:
         await trio.sleep(4)
@@ -92,7 +92,7 @@ async def test_parked_record_is_seen(autojump_clock: MockClock, world: World) ->
 
 async def test_retried_record_that_runs_is_seen(autojump_clock: MockClock, world: World) -> None:
     """In its second attempt a record counts as in flight, and as no longer parked."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Failing({0: fails(1)})
     async with world.consuming(handle, retry=TEN_SECONDS) as pc:
         await trio.sleep(5)
@@ -108,7 +108,7 @@ async def test_parked_record_stalls_its_partition_visibly(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A record that waits for its next attempt for long is told of like one whose handler hangs."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     policy = RetryPolicy(max_attempts=None, initial_backoff=50.0, max_backoff=50.0, jitter=0.0)
     async with world.consuming(Failing({0: fails()}), retry=policy, stall_warning=20.0):
         await trio.sleep(30)
@@ -120,7 +120,7 @@ async def test_parked_record_stalls_its_partition_visibly(
 
 async def test_last_failure_leaves(autojump_clock: MockClock, world: World) -> None:
     """``run`` ends with the error and notes that name the record and its last attempt; all else is committed."""
-    world.broker.produce(P0, ["a", "b", "a", "c"])
+    world.broker.add(P0, ["a", "b", "a", "c"])
     handle = Failing({0: fails()})
     async with parallel_consumer(world.config(retry=TEN_SECONDS, commit_interval=NEVER)) as pc:
         with pytest.RaisesGroup(HandlerError, match="the handler failed") as caught:
@@ -137,7 +137,7 @@ async def test_last_failure_leaves(autojump_clock: MockClock, world: World) -> N
 
 async def test_lane_stays_sealed_while_others_drain(autojump_clock: MockClock, world: World) -> None:
     """After a final failure nothing of its lane starts, and nothing that is parked comes again; what runs ends."""
-    world.broker.produce(P0, ["a", "b", "a", "a", "c"])
+    world.broker.add(P0, ["a", "b", "a", "a", "c"])
     handle = Failing({0: fails(), 1: fails(error=lambda: Retry(after=15))})
     slow = Handling(work=30.0)
 
@@ -156,7 +156,7 @@ async def test_skipped_record_is_completed_and_committed(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With ``skip`` the key goes on after the last attempt; the record is logged and counted."""
-    world.broker.produce(P0, ["a", "a"], value=b"hush")
+    world.broker.add(P0, ["a", "a"], value=b"hush")
     handle = Failing({0: fails()})
     async with world.consuming(handle, retry=TEN_SECONDS, on_failure="skip") as pc:
         await trio.sleep(25)
@@ -175,7 +175,7 @@ async def test_not_every_failure_is_worth_another_attempt(
     autojump_clock: MockClock, world: World, retry_on: Any, attempts: int
 ) -> None:
     """``retry_on`` says which are."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Failing({0: fails()})
     policy = RetryPolicy(max_attempts=3, initial_backoff=0.0, retry_on=retry_on)
     async with world.consuming(handle, retry=policy, on_failure="skip"):
@@ -191,17 +191,17 @@ async def test_revoke_leaves_parked_lanes(autojump_clock: MockClock, world: Worl
 
     In its new assignment the record's attempts begin at 1.
     """
-    world.broker.produce(P0, ["a", "b", "a", "c"])
+    world.broker.add(P0, ["a", "b", "a", "c"])
     handle = Failing({0: fails(2)})
     async with world.consuming(handle, retry=TEN_SECONDS, commit_interval=NEVER, revoke_grace=30.0) as pc:
         await trio.sleep(13)  # its third attempt is due at 20
         began = trio.current_time()
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert trio.current_time() - began < 1
         assert committed_records(world, P0) == {1, 3}
         await trio.sleep(20)
         assert handle.started(P0) == [(0, 1), (1, 1), (3, 1), (0, 2)]
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(1)
         assert handle.started(P0)[4:] == [(0, 1), (2, 1)]
         assert pc.statistics().totals.not_replayed == 2
@@ -210,26 +210,26 @@ async def test_revoke_leaves_parked_lanes(autojump_clock: MockClock, world: Worl
 
 async def test_lost_partition_takes_its_parked_lanes_with_it(autojump_clock: MockClock, world: World) -> None:
     """Nothing is committed and nothing comes again in the assignment that was lost."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Failing({0: fails(1)})
     async with world.consuming(handle, retry=TEN_SECONDS, commit_interval=NEVER):
         await trio.sleep(5)
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         await trio.sleep(20)
         assert handle.started(P0) == [(0, 1), (1, 1)]
         assert committed_records(world, P0) == set()
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(1)
         assert handle.started(P0)[2:] == [(0, 1), (1, 1)]
 
 
 async def test_attempt_that_fails_during_its_grace_is_left(autojump_clock: MockClock, world: World) -> None:
     """A handler that fails while its partition is revoked isn't waited for a second time."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Failing({0: fails(1)}, work=5.0)
     async with world.consuming(handle, retry=TEN_SECONDS, revoke_grace=60.0):
         await trio.sleep(2)
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert trio.current_time() == pytest.approx(5.0, abs=0.1)
         await trio.sleep(20)
     assert handle.started(P0) == [(0, 1)]
@@ -238,7 +238,7 @@ async def test_attempt_that_fails_during_its_grace_is_left(autojump_clock: MockC
 
 async def test_stop_leaves_parked_lanes(autojump_clock: MockClock, world: World) -> None:
     """A stop finishes what can run at once, and neither waits for parked lanes nor for what fails meanwhile."""
-    world.broker.produce(P0, ["a", "b", "c", "a"])
+    world.broker.add(P0, ["a", "b", "c", "a"])
     handle = Failing({0: fails(1), 1: fails(1)})
     slow = Handling(work=12.0)
 
@@ -248,7 +248,7 @@ async def test_stop_leaves_parked_lanes(autojump_clock: MockClock, world: World)
     async with world.consuming(either, retry=TEN_SECONDS):
         await trio.sleep(1)
         handle.work = 3.0
-        world.broker.produce(P0, ["d"])
+        world.broker.add(P0, ["d"])
         await trio.sleep(1)
     assert trio.current_time() == pytest.approx(12.0, abs=0.5)
     assert handle.started(P0) == [(0, 1), (1, 1), (4, 1)]
@@ -257,7 +257,7 @@ async def test_stop_leaves_parked_lanes(autojump_clock: MockClock, world: World)
 
 async def test_failure_during_the_drain_is_left(autojump_clock: MockClock, world: World) -> None:
     """A record that fails while the consumer stops, and is due at once, isn't attempted again."""
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Failing({0: fails(1)}, work=3.0)
     policy = RetryPolicy(max_attempts=3, initial_backoff=0.0)
     async with world.consuming(handle, retry=policy):
@@ -269,7 +269,7 @@ async def test_failure_during_the_drain_is_left(autojump_clock: MockClock, world
 @pytest.mark.parametrize("kind", ["body error", "cancellation"])
 async def test_ending_at_once_leaves_parked_lanes(autojump_clock: MockClock, world: World, kind: str) -> None:
     """A body error and a cancellation leave parked lanes where they are, and commit what is done."""
-    world.broker.produce(P0, ["a", "b", "a", "c"])
+    world.broker.add(P0, ["a", "b", "a", "c"])
     handle = Failing({0: fails(1)})
     config = world.config(retry=TEN_SECONDS, commit_interval=NEVER)
     with pytest.RaisesGroup(BodyError) if kind == "body error" else trio.move_on_after(3):
@@ -327,7 +327,7 @@ async def test_key_order_under_chance(autojump_clock: MockClock, world: World, s
     chance = random.Random(seed)
     keys = {p: {n: chance.choice("abcdef") for n in range(150)} for p in (0, 1)}
     for partition in (P0, P1):
-        world.broker.produce(partition, keys[partition.partition].values())
+        world.broker.add(partition, keys[partition.partition].values())
     handle = Watched(chance, keys)
     config = {
         "retry": RetryPolicy(max_attempts=None, initial_backoff=0.05, max_backoff=1.0),
@@ -344,7 +344,7 @@ async def test_key_order_under_chance(autojump_clock: MockClock, world: World, s
                 await trio.sleep(chance.uniform(0, 2))
                 partition = chance.choice([P0, P1])
                 action = chance.choice(["revoke", "lose"])
-                await world.client.rebalance(**{action: [partition]}, assign=[partition])
+                await world.rebalance(**{action: [partition]}, assign=[partition])
         for partition in (P0, P1):
             assert committed_records(world, partition) <= handle.done[partition.partition]
     handle.is_failing = False

@@ -17,7 +17,7 @@ async def test_reading_starts_at_the_committed_offset_and_skips_what_the_map_say
     autojump_clock: MockClock, world: World
 ) -> None:
     """What the commit's map names as completed isn't handled again, and counts as not replayed."""
-    world.broker.produce(P0, "abcdefghij")
+    world.broker.add(P0, "abcdefghij")
     commit(world, P0, 2, ((3, 5), (7, 8)))
     handle = Handling()
     async with world.consuming(handle) as pc:
@@ -29,13 +29,13 @@ async def test_reading_starts_at_the_committed_offset_and_skips_what_the_map_say
 
 async def test_map_survives_commits_before_it_was_read(autojump_clock: MockClock, world: World) -> None:
     """Completed offsets of an earlier owner that weren't reached yet stay in what is committed."""
-    world.broker.produce(P0, [None] * 100)
+    world.broker.add(P0, [None] * 100)
     commit(world, P0, 0, ((1, 3), (90, 95)))
     handle = Handling(held={0, 3, 4, 5})
     async with world.consuming(handle, max_concurrency=2, max_buffered_records=8, shutdown_timeout=0.0) as pc:
         await trio.sleep(3)
         assert of(pc, P0).completed_above == 7
-    offset, metadata = world.broker.group[P0]
+    offset, metadata = world.broker.one_group.offsets[P0]
     assert (offset, metadata) == (0, encode(0, ((1, 3), (90, 95)), topic_id=world.broker.topic_ids["orders"]).text)
     assert not handle.finished
 
@@ -44,9 +44,9 @@ async def test_start_waits_for_the_committed_offset(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the broker doesn't tell the committed offset, the partition is visible as starting; then it is read."""
-    world.broker.produce(P0, "abcde")
+    world.broker.add(P0, "abcde")
     commit(world, P0, 3)
-    world.broker.errors["committed"] += [error(NO_ANSWER)] * 3
+    world.broker.network.errors["OffsetFetch"] += [error(NO_ANSWER)] * 3
     handle = Handling()
     async with world.consuming(handle) as pc:
         await trio.sleep(0.5)
@@ -56,7 +56,7 @@ async def test_start_waits_for_the_committed_offset(
         assert "the committed offset of orders[0] isn't to be had yet" in caplog.text
         await trio.sleep(2)
         assert not handle.started
-        assert not world.broker.commits
+        assert not world.broker.one_group.taken
         await trio.sleep(2)
         assert handle.offsets(P0) == [3, 4]
         assert (of(pc, P0).phase, of(pc, P0).paused) == ("active", None)
@@ -65,9 +65,9 @@ async def test_start_waits_for_the_committed_offset(
 @pytest.mark.parametrize("call", ["offset_range", "start"])
 async def test_start_is_tried_again(autojump_clock: MockClock, world: World, call: str) -> None:
     """A broker or client that can't help for a moment delays a partition's start, and no more."""
-    world.broker.produce(P0, "abc")
-    world.broker.errors["committed"].append(error(NO_ANSWER))
-    world.broker.errors[call] += [error(NO_ANSWER)] * 4
+    world.broker.add(P0, "abc")
+    world.broker.network.errors["OffsetFetch"].append(error(NO_ANSWER))
+    world.broker.network.errors[call] += [error(NO_ANSWER)] * 4
     handle = Handling()
     async with world.consuming(handle):
         await trio.sleep(10)
@@ -76,14 +76,14 @@ async def test_start_is_tried_again(autojump_clock: MockClock, world: World, cal
 
 async def test_partition_that_is_lost_while_its_start_is_looked_for(autojump_clock: MockClock, world: World) -> None:
     """What is found out for an assignment that has ended meanwhile starts nothing."""
-    world.broker.produce(P0, ["a"])
-    world.broker.errors["committed"].append(error(NO_ANSWER))
+    world.broker.add(P0, ["a"])
+    world.broker.network.errors["OffsetFetch"].append(error(NO_ANSWER))
     handle = Handling()
     async with world.consuming(handle) as pc:
         await trio.sleep(0.5)
-        world.broker.delays["offset_range"] = 3.0
+        world.broker.network.delays["ListOffsets"] = 3.0
         await trio.sleep(1)
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         await trio.sleep(5)
         assert P0 not in [(each.topic, each.partition) for each in pc.statistics().partitions]
     assert not handle.started
@@ -91,7 +91,7 @@ async def test_partition_that_is_lost_while_its_start_is_looked_for(autojump_clo
 
 async def test_missing_acl_ends_the_consumer(autojump_clock: MockClock, world: World) -> None:
     """An answer that trying again can't change ends the consumer with an error that says what is missing."""
-    world.broker.errors["committed"].append(error(ClientError.GROUP_AUTHORIZATION_FAILED))
+    world.broker.network.errors["OffsetFetch"].append(error(ClientError.GROUP_AUTHORIZATION_FAILED))
     with pytest.RaisesGroup(pytest.RaisesExc(AuthorizationError, match="READ on the consumer group")):
         async with world.consuming(never):
             await trio.sleep(5)
@@ -99,7 +99,7 @@ async def test_missing_acl_ends_the_consumer(autojump_clock: MockClock, world: W
 
 async def test_missing_acl_in_a_retry_ends_the_consumer(autojump_clock: MockClock, world: World) -> None:
     """The same when it comes out only at a later try."""
-    world.broker.errors["committed"] += [error(NO_ANSWER), error(ClientError.GROUP_AUTHORIZATION_FAILED)]
+    world.broker.network.errors["OffsetFetch"] += [error(NO_ANSWER), error(ClientError.GROUP_AUTHORIZATION_FAILED)]
     with pytest.RaisesGroup(AuthorizationError):
         async with world.consuming(never):
             await trio.sleep(5)
@@ -118,8 +118,8 @@ async def test_metadata_that_is_not_certain_is_ignored(
     autojump_clock: MockClock, world: World, metadata: str | None, warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A damaged or foreign map is ignored with a warning, and its records are handled."""
-    world.broker.produce(P0, [None] * 10)
-    world.broker.group[P0] = (1, metadata)
+    world.broker.add(P0, [None] * 10)
+    world.broker.one_group.offsets[P0] = (1, metadata)
     handle = Handling()
     async with world.consuming(handle):
         await trio.sleep(2)
@@ -129,8 +129,8 @@ async def test_metadata_that_is_not_certain_is_ignored(
 
 async def test_foreign_map_within_the_log_is_used(autojump_clock: MockClock, world: World) -> None:
     """A map that another consumer wrote for this offset is followed."""
-    world.broker.produce(P0, [None] * 10)
-    world.broker.group[P0] = (0, "R1-3,5")
+    world.broker.add(P0, [None] * 10)
+    world.broker.one_group.offsets[P0] = (0, "R1-3,5")
     handle = Handling()
     async with world.consuming(handle):
         await trio.sleep(2)
@@ -142,8 +142,8 @@ async def test_foreign_map_within_the_log_is_used(autojump_clock: MockClock, wor
 
 async def test_earliest_starts_at_the_first_offset(autojump_clock: MockClock, world: World) -> None:
     """Without a committed offset, ``earliest`` begins at the first offset that is there."""
-    world.broker.produce(P0, "abcd")
-    world.broker.truncate(P0, first=2)
+    world.broker.add(P0, "abcd")
+    world.broker.delete_records(*P0, before=2)
     handle = Handling()
     async with world.consuming(handle):
         await trio.sleep(2)
@@ -152,12 +152,12 @@ async def test_earliest_starts_at_the_first_offset(autojump_clock: MockClock, wo
 
 async def test_latest_skips_what_stands_and_commits_its_start(autojump_clock: MockClock, world: World) -> None:
     """``latest`` begins at the end of a topic that the group meets first, and commits that at once."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     handle = Handling()
     async with world.consuming(handle, auto_offset_reset="latest", commit_interval=500.0):
         await trio.sleep(0.1)
         assert (world.committed(P0), world.committed(P1)) == (3, 0)
-        world.broker.produce(P0, "d")
+        world.broker.add(P0, "d")
         await trio.sleep(1)
         assert handle.offsets(P0) == [3]
 
@@ -170,8 +170,8 @@ async def test_latest_reads_partitions_that_are_added_later_from_the_start(
     handle = Handling()
     async with world.consuming(handle, auto_offset_reset="latest"):
         await trio.sleep(1)
-        world.broker.produce(added, "abc")
-        await world.client.rebalance(assign=[added])
+        world.broker.add(added, "abc")
+        await world.rebalance(assign=[added])
         await trio.sleep(1)
         assert handle.offsets(added) == [0, 1, 2]
 
@@ -181,18 +181,20 @@ async def test_latest_reads_uncommitted_partitions_of_a_known_topic_from_the_sta
 ) -> None:
     """A partition without a commit, in a topic that the group has commits for, is new: nothing in it is skipped."""
     commit(world, P0, 2)
-    world.broker.produce(P0, "abc")
-    world.broker.produce(P1, "ab")
+    world.broker.add(P0, "abc")
+    world.broker.add(P1, "ab")
     handle = Handling()
     async with world.consuming(handle, auto_offset_reset="latest"):
         await trio.sleep(1)
     assert sorted(handle.finished) == [(0, 2), (1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize("call", ["partition_counts", "committed"])
-async def test_latest_does_not_guess_what_is_new(autojump_clock: MockClock, world: World, call: str) -> None:
+@pytest.mark.parametrize(("api", "before"), [("Metadata", 1), ("OffsetFetch", 0)])
+async def test_latest_does_not_guess_what_is_new(
+    autojump_clock: MockClock, world: World, api: str, before: int
+) -> None:
     """Without an answer about what the group knows, ``latest`` doesn't join: guessing would skip, or replay all."""
-    world.broker.errors[call].append(error(NO_ANSWER))
+    world.broker.fail_next(api, *[0] * before, NO_ANSWER)
     with pytest.RaisesGroup(KafkaError, flatten_subgroups=True, allow_unwrapped=True):
         async with world.consuming(never, auto_offset_reset="latest"):
             await trio.sleep(1)
@@ -215,8 +217,8 @@ async def test_none_refuses_a_partition_without_a_commit(autojump_clock: MockClo
 
 async def test_none_refuses_a_reset_while_running(autojump_clock: MockClock, world: World) -> None:
     """``none`` ends the consumer when the log doesn't hold the next offset, and names it."""
-    world.broker.produce(P0, "abc")
-    world.broker.truncate(P0, first=2)
+    world.broker.add(P0, "abc")
+    world.broker.delete_records(*P0, before=2)
     for partition in (P0, P1):
         commit(world, partition, 0)
     with pytest.RaisesGroup(pytest.RaisesExc(OffsetResetError, match="offset 0 of orders")) as caught:

@@ -15,7 +15,7 @@ from trio_parallel_kafka.statistics import OldestRecord
 
 async def test_statistics_at_every_stage(autojump_clock: MockClock, world: World) -> None:
     """The state goes from open to closed, and the numbers with it."""
-    world.broker.produce(P0, ["a", "b", "a"], value=b"four")
+    world.broker.add(P0, ["a", "b", "a"], value=b"four")
     handle = Handling(held={0, 1})
     async with parallel_consumer(world.config()) as pc:
         await pc.wait_assigned()
@@ -52,22 +52,22 @@ async def test_statistics_at_every_stage(autojump_clock: MockClock, world: World
 
 async def test_lane_that_waits_to_be_filled_is_not_parked(autojump_clock: MockClock, world: World) -> None:
     """Neither before nor after it was filled does it count among those that wait for their next attempt."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     async with batching(world, Batches(work=50), scope="key", linger=20, max_size=2) as pc:
         await trio.sleep(1)
         assert (of(pc, P0).parked, of(pc, P0).in_flight) == (0, 0)
-        world.broker.produce(P0, "a")
+        world.broker.add(P0, "a")
         await trio.sleep(1)
         assert (of(pc, P0).parked, of(pc, P0).in_flight) == (0, 2)
 
 
 async def test_oldest_record_that_waits_is_not_running(autojump_clock: MockClock, world: World) -> None:
     """A record that waits for a worker shows as the oldest, not running."""
-    world.broker.produce(P1, ["x"], at=7)
+    world.broker.add(P1, ["x"], at=7)
     handle = Handling(held={7})
     async with world.consuming(handle, max_concurrency=1) as pc:
         await trio.sleep(1)
-        world.broker.produce(P0, ["a"])
+        world.broker.add(P0, ["a"])
         await trio.sleep(1)
         oldest = of(pc, P0).oldest_incomplete
         assert oldest is not None
@@ -79,7 +79,7 @@ async def test_stall_is_logged_once_a_record(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A record that stays incomplete beyond ``stall_warning`` is logged, once, with its place, key and age."""
-    world.broker.produce(P0, ["a", "b", "c"], value=b"hush")
+    world.broker.add(P0, ["a", "b", "c"], value=b"hush")
     handle = Handling(held={0, 2})
     async with world.consuming(handle, stall_warning=5.0):
         await trio.sleep(4)
@@ -92,7 +92,7 @@ async def test_stall_is_logged_once_a_record(
         assert caplog.text.count("stall: <Record orders[0]@2 key=b'c'") == 1
         assert caplog.text.count("stall") == 2
         handle.let_go()
-        world.broker.produce(P0, ["d"], at=100)
+        world.broker.add(P0, ["d"], at=100)
         await trio.sleep(20)
         assert caplog.text.count("stall") == 2
     assert "hush" not in caplog.text
@@ -100,10 +100,10 @@ async def test_stall_is_logged_once_a_record(
 
 async def test_partition_that_can_not_be_read_shows(autojump_clock: MockClock, world: World) -> None:
     """A partition whose reading is given up for a while is shown as paused, with the reason."""
-    world.broker.produce(P0, [None] * 10)
+    world.broker.add(P0, [None] * 10)
     async with world.consuming(Handling()) as pc:
         await trio.sleep(1)
-        world.broker.errors["offset_range"] += [error(ClientError.REQUEST_TIMED_OUT)] * 3
+        world.broker.network.errors["ListOffsets"] += [error(ClientError.REQUEST_TIMED_OUT)] * 3
         world.client.send_error(ClientError._AUTO_OFFSET_RESET, P0)
         await trio.sleep(0.5)
         assert (of(pc, P0).phase, of(pc, P0).paused) == ("active", "position unknown")
@@ -113,7 +113,7 @@ async def test_partition_that_can_not_be_read_shows(autojump_clock: MockClock, w
 
 async def test_notes_and_representations_hold_no_values(autojump_clock: MockClock, world: World) -> None:
     """Neither a record's representation nor the notes on a handler's failure show its value."""
-    world.broker.produce(P0, ["a"], value=b"hush")
+    world.broker.add(P0, ["a"], value=b"hush")
     handle = Handling(bad={0})
     with pytest.RaisesGroup(pytest.RaisesGroup(Exception)) as caught:
         async with world.consuming(handle):

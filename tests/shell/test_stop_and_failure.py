@@ -25,7 +25,7 @@ from trio_parallel_kafka.errors import (
 
 async def test_stop_finishes_what_is_buffered(autojump_clock: MockClock, world: World) -> None:
     """A stop handles what was fetched, commits it, lets everything go, and ``run`` returns."""
-    world.broker.produce(P0, [f"k{n % 3}" for n in range(30)])
+    world.broker.add(P0, [f"k{n % 3}" for n in range(30)])
     handle = Handling(work=1.0)
     async with parallel_consumer(world.config(commit_interval=NEVER)) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(pc.run, handle)
@@ -35,7 +35,7 @@ async def test_stop_finishes_what_is_buffered(autojump_clock: MockClock, world: 
         await settle()
         assert pc.statistics().state == "draining"
         assert of(pc, P0).paused == "stopping"
-        world.broker.produce(P0, ["late"])
+        world.broker.add(P0, ["late"])
     assert sorted(handle.offsets(P0)) == list(range(30))
     assert world.committed(P0) == 30
     assert not world.client.owned
@@ -46,7 +46,7 @@ async def test_stop_finishes_what_is_buffered(autojump_clock: MockClock, world: 
 @pytest.mark.parametrize("wait", [1.0, 5.0])
 async def test_stop_does_not_wait_for_an_engine(autojump_clock: MockClock, world: World, wait: float) -> None:
     """One that doesn't open within ``shutdown_timeout`` is given up; who waits for the start of ``run`` goes on."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     async with parallel_consumer(world.config(shutdown_timeout=3)) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(later, wait, pc.stop)
         nursery.start_soon(later, wait + 1, pc.stop)  # changes nothing
@@ -58,7 +58,7 @@ async def test_stop_does_not_wait_for_an_engine(autojump_clock: MockClock, world
 
 async def test_stop_at_the_moment_when_an_engine_is_open(autojump_clock: MockClock, world: World) -> None:
     """Nothing is started by it any more."""
-    world.broker.produce(P0, "abc")
+    world.broker.add(P0, "abc")
     handle = Handling()
     async with parallel_consumer(world.config(shutdown_timeout=0)) as pc, trio.open_nursery() as nursery:  # noqa: ASYNC112 - it is told of the start
         await nursery.start(functools.partial(pc.run, handle, engine=StopsWhenOpen(pc)))
@@ -96,7 +96,7 @@ async def test_stop_cancels_what_hangs_at_its_timeout(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A hung handler is named and cancelled at ``shutdown_timeout``; what completed beside it is committed."""
-    world.broker.produce(P0, ["a", "b", "a", "c"])
+    world.broker.add(P0, ["a", "b", "a", "c"])
     handle = Handling(held={0})
     async with parallel_consumer(world.config(shutdown_timeout=7.0)) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(pc.run, handle)
@@ -113,7 +113,7 @@ async def test_stop_cancels_what_hangs_at_its_timeout(
 
 async def test_stop_before_run(autojump_clock: MockClock, world: World) -> None:
     """A consumer stopped before ``run`` finishes what was fetched by then; ``run`` returns."""
-    world.broker.produce(P0, ["a", "b", "a"])
+    world.broker.add(P0, ["a", "b", "a"])
     handle = Handling(work=1.0)
     async with parallel_consumer(world.config()) as pc:
         await pc.wait_assigned()
@@ -128,7 +128,7 @@ async def test_stop_before_run(autojump_clock: MockClock, world: World) -> None:
 
 async def test_stop_before_anything_is_assigned(autojump_clock: MockClock, world: World) -> None:
     """A stop right after the start ends the run; waiting for an assignment says that none will come."""
-    world.broker.delays["committed"] = 5.0
+    world.broker.network.delays["OffsetFetch"] = 5.0
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
 
         async def wait() -> None:
@@ -153,14 +153,14 @@ async def test_stop_after_the_end_does_nothing(autojump_clock: MockClock, world:
 async def test_partition_assigned_while_stopping_is_not_read(autojump_clock: MockClock, world: World) -> None:
     """What the group gives while the consumer drains is let go again, unread."""
     world.broker.share = [P0]
-    world.broker.produce(P0, ["a"])
-    world.broker.produce(P1, ["b"])
+    world.broker.add(P0, ["a"])
+    world.broker.add(P1, ["b"])
     handle = Handling(held={0})
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(pc.run, handle)
         await trio.sleep(2)
         pc.stop()
-        await world.client.rebalance(assign=[P1])
+        await world.rebalance(assign=[P1])
         await trio.sleep(3)
         assert of(pc, P1).paused == "stopping"
         handle.let_go()
@@ -170,14 +170,14 @@ async def test_partition_assigned_while_stopping_is_not_read(autojump_clock: Moc
 
 async def test_partition_that_starts_while_stopping_is_not_read(autojump_clock: MockClock, world: World) -> None:
     """A partition whose position becomes known while the consumer drains isn't fetched for nothing."""
-    world.broker.produce(P0, ["a"])
-    world.broker.produce(P1, ["b"])
+    world.broker.add(P0, ["a"])
+    world.broker.add(P1, ["b"])
     handle = Handling(held={0})
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         await pc.wait_assigned()
-        await world.client.rebalance(revoke=[P1])
-        world.broker.errors["committed"] += [error(ClientError.REQUEST_TIMED_OUT)] * 3
-        await world.client.rebalance(assign=[P1])
+        await world.rebalance(revoke=[P1])
+        world.broker.network.errors["OffsetFetch"] += [error(ClientError.REQUEST_TIMED_OUT)] * 3
+        await world.rebalance(assign=[P1])
         nursery.start_soon(pc.run, handle)
         await trio.sleep(0.5)
         assert of(pc, P1).phase == "starting"
@@ -191,7 +191,7 @@ async def test_partition_that_starts_while_stopping_is_not_read(autojump_clock: 
 
 async def test_failure_while_stopping_leaves(autojump_clock: MockClock, world: World) -> None:
     """A handler that fails during the drain is as loud as at any other time."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Handling(work=3.0, bad={0}, held={0})
     with pytest.RaisesGroup(pytest.RaisesGroup(HandlerError)):
         async with world.consuming(handle) as pc:
@@ -207,7 +207,7 @@ async def test_failure_while_stopping_leaves(autojump_clock: MockClock, world: W
 
 async def test_handler_failure(autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Others in flight finish, nothing new starts, the failed lane is sealed, all is committed, the error leaves."""
-    world.broker.produce(P0, ["a", "b", "a", "b", "c"], value=b"hush")
+    world.broker.add(P0, ["a", "b", "a", "b", "c"], value=b"hush")
     handle = Handling(held={0, 1, 4})
     async with parallel_consumer(world.config(commit_interval=NEVER)) as pc:
         async with trio.open_nursery() as nursery:
@@ -232,7 +232,7 @@ async def test_handler_failure(autojump_clock: MockClock, world: World, caplog: 
 
 async def test_failed_lane_is_sealed_while_others_drain(autojump_clock: MockClock, world: World) -> None:
     """No record behind a failed one is started, however long others take to finish, and whatever completes."""
-    world.broker.produce(P0, ["a", "b", "a", "a"])
+    world.broker.add(P0, ["a", "b", "a", "a"])
     handle = Handling(bad={0}, held={0, 1})
     with pytest.RaisesGroup(pytest.RaisesGroup(HandlerError)):
         async with world.consuming(handle, shutdown_timeout=20.0):
@@ -246,7 +246,7 @@ async def test_failed_lane_is_sealed_while_others_drain(autojump_clock: MockCloc
 
 async def test_nothing_starts_behind_a_failure(autojump_clock: MockClock, world: World) -> None:
     """A worker whose handler failed takes no other lane."""
-    world.broker.produce(P0, ["a", "b", "c"])
+    world.broker.add(P0, ["a", "b", "c"])
     handle = Handling(bad={0})
     with pytest.RaisesGroup(pytest.RaisesGroup(HandlerError)):
         async with world.consuming(handle, max_concurrency=1):
@@ -256,7 +256,7 @@ async def test_nothing_starts_behind_a_failure(autojump_clock: MockClock, world:
 
 async def test_several_failures_leave_together(autojump_clock: MockClock, world: World) -> None:
     """Handlers that fail while the first failure drains are in the same group."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(held={0, 1}, bad={0, 1})
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(later, 2, lambda: handle.let_go(0))
@@ -267,7 +267,7 @@ async def test_several_failures_leave_together(autojump_clock: MockClock, world:
 
 async def test_failure_is_not_lost_in_a_cancellation(autojump_clock: MockClock, world: World) -> None:
     """A failure that is draining when the consumer is cancelled leaves all the same."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(bad={0}, held={1})
     async with parallel_consumer(world.config()) as pc:
         with pytest.RaisesGroup(HandlerError), trio.move_on_after(5):
@@ -276,7 +276,7 @@ async def test_failure_is_not_lost_in_a_cancellation(autojump_clock: MockClock, 
 
 async def test_client_that_breaks_down_while_a_failure_drains(autojump_clock: MockClock, world: World) -> None:
     """The handler's failure leaves, with a note on what happened to the client then."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling(held={0, 1}, bad={0})
     async with parallel_consumer(world.config()) as pc, trio.open_nursery() as nursery:
         nursery.start_soon(later, 2, lambda: handle.let_go(0))

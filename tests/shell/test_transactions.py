@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError
-from shell.fake_transactions import LARGEST, Coordinator, Scripted, Silence, install
 from shell.kit import NEVER, P0, P1, BodyError, Handling, World, error, of, settle
 from trio.testing import MockClock
 
@@ -32,6 +31,10 @@ from trio_parallel_kafka.control import transaction_outbox, transactions
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.offset_map import decode
 from trio_parallel_kafka.core.ranges import OffsetRanges
+from trio_parallel_kafka.testing.simulation.transactions import Coordinator, Scripted, Silence
+
+LARGEST = 1000
+"""Bytes of a record that the broker takes."""
 
 FIELDS: dict[str, Any] = {"delivery": "exactly_once", "transactional_id": "billing-0"}
 
@@ -50,9 +53,11 @@ class Producing(Handling):
 
 
 @pytest.fixture
-def coordinator(world: World, monkeypatch: pytest.MonkeyPatch) -> Coordinator:
-    """What the broker knows of transactions."""
-    return install(monkeypatch, world.broker)
+def coordinator(world: World) -> Coordinator:
+    """What the broker knows of transactions; it has the topic that results go to."""
+    world.broker.create_topic("results", 2)
+    world.broker.max_message_bytes = LARGEST
+    return world.broker.transactions
 
 
 @asynccontextmanager
@@ -79,7 +84,7 @@ def made_of(offsets: Sequence[int], partition: int = 0) -> list[str]:
 
 def map_of(world: World) -> OffsetRanges:
     """What the group's commit for partition 0 says is completed above."""
-    offset, metadata = world.broker.group[P0]
+    offset, metadata = world.broker.one_group.offsets[P0]
     return decode(metadata, offset).completed if metadata else ()
 
 
@@ -88,22 +93,22 @@ def map_of(world: World) -> OffsetRanges:
 
 async def test_results_go_with_their_offsets(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """In each interval one transaction has the results of what is completed, in order, and says that it is."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     async with consuming(world, Producing(count=2), commit_interval=5.0):
         await trio.sleep(7)
-        world.broker.produce(P0, ["c"])
+        world.broker.add(P0, ["c"])
         await trio.sleep(5)
-        first, second = coordinator.transactions[-2:]
+        first, second = coordinator.committed[-2:]
         assert places(first.records) == made_of([0, 0, 1, 1])
         assert [entry.offset for entry in first.offsets if entry.partition == P0] == [2]
         assert places(second.records) == made_of([2, 2])
         assert [(entry.partition, entry.offset) for entry in second.offsets] == [(P0, 3)]
-    assert coordinator.producers[0].is_closed
+    assert world.producers[0].is_closed
 
 
 async def test_only_what_is_completed(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """Of handlers that end out of order, a transaction has the results of those that ended, and the map says which."""
-    world.broker.produce(P0, [None] * 6)
+    world.broker.add(P0, [None] * 6)
     handle = Producing(held={1, 4})
     async with consuming(world, handle):
         await trio.sleep(3)
@@ -120,7 +125,7 @@ async def test_only_what_is_completed(autojump_clock: MockClock, world: World, c
 
 async def test_nothing_is_returned(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """Offsets of records without results go into transactions, too."""
-    world.broker.produce(P0, ["a"] * 3)
+    world.broker.add(P0, ["a"] * 3)
     async with consuming(world, Handling()):
         await trio.sleep(3)
         assert world.committed(P0) == 3
@@ -130,9 +135,8 @@ async def test_nothing_is_returned(autojump_clock: MockClock, world: World, coor
 
 async def test_decided_by_the_handler(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """Skipped records are committed without a result, dead letters beside the others' results."""
-    coordinator.topics = {"results": 1, "orders.dlt": 1}
-    world.broker.produce(TopicPartition("orders.dlt", 0), [])
-    world.broker.produce(P0, ["a", "b", "c"])
+    world.broker.add(TopicPartition("orders.dlt", 0), [])
+    world.broker.add(P0, ["a", "b", "c"])
 
     async def handle(record: Record) -> ProducerRecord:
         if record.offset == 0:
@@ -149,7 +153,7 @@ async def test_decided_by_the_handler(autojump_clock: MockClock, world: World, c
 
 async def test_serialised_results(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """Results are serialised when they are returned; what can't be is a failure of its record."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
 
     async def handle(record: Record) -> ProducerRecord:
         return ProducerRecord("results", 7 if record.offset else "seven")
@@ -180,7 +184,7 @@ async def test_what_no_client_would_take(
     autojump_clock: MockClock, world: World, coordinator: Coordinator, result: ProducerRecord
 ) -> None:
     """A result that is too large for the client, or has no sense, is a failure of its record: the policy applies."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
 
     async def handle(_record: Record) -> ProducerRecord:
         return result
@@ -194,7 +198,7 @@ async def test_what_no_client_would_take(
 
 async def test_batches(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """A batch's results go with their records; one that can't be sent fails its own record alone."""
-    world.broker.produce(P0, ["a", "b", "c"])
+    world.broker.add(P0, ["a", "b", "c"])
 
     async def handle(records: Sequence[Record]) -> list[object]:
         assert len(records) == 3
@@ -221,7 +225,7 @@ async def test_aborted(
 ) -> None:
     """An aborted transaction's results are sent again, before what came later, and no handler runs again."""
     caplog.set_level(logging.INFO)
-    world.broker.produce(P0, ["a", "a"])
+    world.broker.add(P0, ["a", "a"])
     handle = Producing(held={0, 1})
     async with consuming(world, handle, commit_interval=5.0) as pc:
         await trio.sleep(7)
@@ -229,7 +233,7 @@ async def test_aborted(
         handle.let_go()
         await trio.sleep(5)
         assert coordinator.outputs == []
-        world.broker.produce(P0, ["a"])
+        world.broker.add(P0, ["a"])
         await trio.sleep(5)
         assert coordinator.outputs == []
         assert pc.statistics().totals.failed_commits == 2
@@ -250,17 +254,17 @@ async def test_outcome_is_unknown(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Where the broker doesn't tell, the group's offsets do, if asked again and again: nothing doubles or is lost."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Producing(held={0, 1})
     async with consuming(world, handle, commit_interval=5.0) as pc:
         await trio.sleep(7)
         coordinator.script.append(Silence(is_committed))
-        world.broker.errors["committed"] += [error(ClientError.REQUEST_TIMED_OUT)] * 2
+        world.broker.network.errors["OffsetFetch"] += [error(ClientError.REQUEST_TIMED_OUT)] * 2
         handle.let_go()
         await trio.sleep(10)
         assert len(coordinator.outputs) == 2 * is_committed
         assert of(pc, P0).committed == 0
-        world.broker.produce(P0, ["c"])
+        world.broker.add(P0, ["c"])
         await trio.sleep(10)
         assert sorted(places(coordinator.outputs)) == made_of([0, 1, 2])
         assert of(pc, P0).committed == 3
@@ -272,17 +276,17 @@ async def test_unknown_outcome_of_what_was_let_go(
     autojump_clock: MockClock, world: World, coordinator: Coordinator
 ) -> None:
     """Nobody is asked about a transaction whose partitions were let go meanwhile: the next owner finds out."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     coordinator.script.append(Silence(is_committed=False))
-    coordinator.commit_delay = 10.0
+    world.broker.network.delays["EndTxn"] = 10.0
     async with consuming(world, Producing(), commit_interval=1.0):
         await trio.sleep(5)
-        await world.client.rebalance(lose=[P0, P1])
-        count = len(world.client.calls.of("committed"))
+        await world.rebalance(lose=[P0, P1])
+        count = len(world.client.calls.of("OffsetFetch"))
         await trio.sleep(10)
-        assert len(world.client.calls.of("committed")) == count
-        coordinator.commit_delay = 0.0
-        await world.client.rebalance(assign=[P0, P1])
+        assert len(world.client.calls.of("OffsetFetch")) == count
+        world.broker.network.delays["EndTxn"] = 0.0
+        await world.rebalance(assign=[P0, P1])
         await trio.sleep(5)
     assert places(coordinator.outputs) == made_of([0])
 
@@ -291,9 +295,9 @@ async def test_metadata_that_the_broker_refuses(
     autojump_clock: MockClock, world: World, coordinator: Coordinator
 ) -> None:
     """A broker with a lower bound on metadata gets a shorter map, and only the results that it tells of."""
-    world.broker.max_metadata = 300
+    world.broker.one_group.max_metadata = 300
     handle = Producing(held=set(range(0, 6_000, 7)))
-    world.broker.produce(P0, [None] * 6_000)
+    world.broker.add(P0, [None] * 6_000)
     async with consuming(world, handle, max_concurrency=1000, shutdown_timeout=NEVER) as pc:
         await trio.sleep(20)
         told = {offset for start, end in map_of(world) for offset in range(start, end)}
@@ -306,14 +310,14 @@ async def test_metadata_that_the_broker_refuses(
 
 async def test_partition_beyond_its_map(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """A partition is read no further than its map tells, and shows why; it goes on once it does again."""
-    world.broker.max_metadata = 60
+    world.broker.one_group.max_metadata = 60
     handle = Producing(held=set(range(0, 900, 3)))
-    world.broker.produce(P0, [None] * 900)
+    world.broker.add(P0, [None] * 900)
     async with consuming(world, handle, max_concurrency=500, commit_interval=0.5) as pc:
         await trio.sleep(5)
         assert of(pc, P0).paused == "map full"
         next_offset = of(pc, P0).next_offset
-        world.broker.produce(P0, [None] * 100)
+        world.broker.add(P0, [None] * 100)
         await trio.sleep(5)
         assert of(pc, P0).next_offset == next_offset
         handle.let_go()
@@ -326,7 +330,7 @@ async def test_partition_beyond_its_map(autojump_clock: MockClock, world: World,
 async def test_full_buffer_beyond_its_map(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """A partition whose buffer was filled by a batch that was on its way stays paused for that."""
     handle = Producing(held=set(range(100)))
-    world.broker.produce(P0, [None] * 100)
+    world.broker.add(P0, [None] * 100)
     async with consuming(world, handle, max_buffered_records=40, commit_interval=0.5) as pc:
         await trio.sleep(2)
         assert of(pc, P0).paused == "buffer full"
@@ -350,19 +354,19 @@ async def test_much_is_held(
 ) -> None:
     """From half of the bound on a transaction is made at once; handlers that return more wait for room."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 10)
-    coordinator.delay = 1.0
-    world.broker.produce(P0, [None] * 100)
+    world.broker.network.delays["AddOffsetsToTxn"] = 1.0
+    world.broker.add(P0, [None] * 100)
     handle = Producing()
     async with consuming(world, handle, commit_interval=NEVER) as pc:
         await trio.sleep(1.5)
-        first = len(coordinator.transactions)
+        first = len(coordinator.committed)
         await trio.sleep(0.1)
-        assert pc.statistics().totals.completed == 10 + sum(len(each.records) for each in coordinator.transactions)
+        assert pc.statistics().totals.completed == 10 + sum(len(each.records) for each in coordinator.committed)
         assert pc.statistics().in_flight > 0
         await trio.sleep(30)
-        assert len(coordinator.transactions) > first
+        assert len(coordinator.committed) > first
         assert sorted(places(coordinator.outputs), key=lambda place: int(place[2:])) == made_of(range(100))
-    assert max(len(each.records) for each in coordinator.transactions) <= 10
+    assert max(len(each.records) for each in coordinator.committed) <= 10
 
 
 async def test_large_results_are_held(
@@ -370,8 +374,8 @@ async def test_large_results_are_held(
 ) -> None:
     """The bound is one of bytes, too."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD_BYTES", 500)
-    world.broker.produce(P0, [None] * 20)
-    coordinator.delay = 1.0
+    world.broker.add(P0, [None] * 20)
+    world.broker.network.delays["AddOffsetsToTxn"] = 1.0
 
     async def handle(record: Record) -> ProducerRecord:
         return ProducerRecord("results", b"x" * 25, headers=[("offset", b"%d" % record.offset)])
@@ -379,7 +383,7 @@ async def test_large_results_are_held(
     async with consuming(world, handle, commit_interval=NEVER):
         await trio.sleep(60)
         assert len(coordinator.outputs) == 20
-    assert 2 <= max(len(each.records) for each in coordinator.transactions) <= 4
+    assert 2 <= max(len(each.records) for each in coordinator.committed) <= 4
 
 
 async def test_room_isn_t_taken_by_what_can_t_go(
@@ -387,9 +391,9 @@ async def test_room_isn_t_taken_by_what_can_t_go(
 ) -> None:
     """What is held beyond the map leaves room for others, so that the record that it waits for can end."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 100)
-    world.broker.max_metadata = 60
+    world.broker.one_group.max_metadata = 60
     handle = Producing(held=set(range(0, 900, 3)))
-    world.broker.produce(P0, [None] * 900)
+    world.broker.add(P0, [None] * 900)
     async with consuming(world, handle, max_concurrency=500, max_buffered_records=1000) as pc:
         await trio.sleep(30)
         assert pc.statistics().totals.completed == 600
@@ -404,9 +408,9 @@ async def test_what_is_beyond_the_map_is_remembered(
 ) -> None:
     """It goes within a second or so of when the map can tell of it, however long the interval is."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 100)
-    world.broker.max_metadata = 60
+    world.broker.one_group.max_metadata = 60
     handle = Producing(held=set(range(0, 900, 3)))
-    world.broker.produce(P0, [None] * 900)
+    world.broker.add(P0, [None] * 900)
 
     async def handle_some(record: Record) -> list[ProducerRecord]:
         outputs = await handle(record)
@@ -430,7 +434,7 @@ async def test_broker_is_down_for_minutes(
 ) -> None:
     """While transactions fail, they are tried ever more seldom, the log says so, and nothing is lost."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 10)
-    world.broker.produce(P0, [None] * 50)
+    world.broker.add(P0, [None] * 50)
     async with consuming(world, Producing(), commit_interval=NEVER) as pc:
         coordinator.script += [error(ClientError._MSG_TIMED_OUT)] * 40
         await trio.sleep(150)
@@ -450,13 +454,13 @@ async def test_revoked_while_a_transaction_is_open(
     autojump_clock: MockClock, world: World, coordinator: Coordinator
 ) -> None:
     """A partition goes when the open transaction has ended, and another has what completed meanwhile."""
-    world.broker.produce(P0, [None] * 3)
+    world.broker.add(P0, [None] * 3)
     handle = Producing(held={1})
-    coordinator.delay = 3.0
+    world.broker.network.delays["AddOffsetsToTxn"] = 3.0
     async with consuming(world, handle, commit_interval=1.0, revoke_grace=1.0, close_timeout=20):
         await trio.sleep(5)
         handle.let_go()
-        await world.client.rebalance(revoke=[P0])
+        await world.rebalance(revoke=[P0])
         assert sorted(places(coordinator.outputs)) == made_of([0, 1, 2])
         assert world.committed(P0) == 3
         assert P0 not in world.client.owned
@@ -467,20 +471,20 @@ async def test_revoked_while_the_broker_is_slow(
     autojump_clock: MockClock, world: World, coordinator: Coordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A revoke waits for ``close_timeout`` at most; what isn't being committed by then is aborted, and replayed."""
-    world.broker.produce(P0, ["a"])
-    coordinator.delay = 20.0
+    world.broker.add(P0, ["a"])
+    world.broker.network.delays["AddOffsetsToTxn"] = 20.0
     handle = Producing()
     async with consuming(world, handle, close_timeout=5.0):
         await trio.sleep(5)
         started = trio.current_time()
-        await world.client.rebalance(revoke=[P0, P1])
+        await world.rebalance(revoke=[P0, P1])
         assert trio.current_time() - started < 6
         assert "took too long" in caplog.text
         await trio.sleep(20)
         assert coordinator.outputs == []
         assert len(coordinator.aborted) == 1
-        coordinator.delay = 0.0
-        await world.client.rebalance(assign=[P0, P1])
+        world.broker.network.delays["AddOffsetsToTxn"] = 0.0
+        await world.rebalance(assign=[P0, P1])
         await trio.sleep(5)
     assert handle.offsets(P0) == [0, 0]
     assert places(coordinator.outputs) == made_of([0])
@@ -490,17 +494,17 @@ async def test_last_transaction_of_a_revoke_is_cut(
     autojump_clock: MockClock, world: World, coordinator: Coordinator
 ) -> None:
     """A transaction that a revoke began and didn't wait for is concluded before the next is begun."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Producing()
     async with consuming(world, handle, close_timeout=5.0, commit_interval=NEVER) as pc:
         await trio.sleep(5)
-        coordinator.delay = 20.0
-        await world.client.rebalance(revoke=[P0])
-        world.broker.produce(P1, ["a"])
+        world.broker.network.delays["AddOffsetsToTxn"] = 20.0
+        await world.rebalance(revoke=[P0])
+        world.broker.add(P1, ["a"])
         await trio.sleep(20)
         assert len(coordinator.aborted) == 1
         assert pc._controller._committer._attempt is None  # type: ignore[attr-defined]  # it is the transactional one
-        coordinator.delay = 0.0
+        world.broker.network.delays["AddOffsetsToTxn"] = 0.0
     assert places(coordinator.outputs) == ["1@0"]
     assert world.committed(P1) == 1
 
@@ -511,11 +515,11 @@ async def test_lost_while_a_transaction_is_open(
     """What was lost is dropped with its results; what is still owned goes into the next transaction."""
     async with consuming(world, Producing()):
         await trio.sleep(1.5)
-        coordinator.delay = 3.0
-        world.broker.produce(P0, ["a"])
-        world.broker.produce(P1, ["a"])
+        world.broker.network.delays["AddOffsetsToTxn"] = 3.0
+        world.broker.add(P0, ["a"])
+        world.broker.add(P1, ["a"])
         await trio.sleep(2)
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         await trio.sleep(10)
         assert [sorted(places(each.records)) for each in coordinator.aborted] == [["0@0", "1@0"]]
         assert not coordinator.aborted[0].is_wanted()
@@ -531,11 +535,11 @@ async def test_lost_while_a_transaction_is_committed(
     handle = Producing()
     async with consuming(world, handle):
         await trio.sleep(1.5)
-        coordinator.commit_delay = 3.0
-        world.broker.produce(P0, ["a"])
+        world.broker.network.delays["EndTxn"] = 3.0
+        world.broker.add(P0, ["a"])
         await trio.sleep(2)
-        await world.client.rebalance(lose=[P0, P1])
-        await world.client.rebalance(assign=[P0, P1])
+        await world.rebalance(lose=[P0, P1])
+        await world.rebalance(assign=[P0, P1])
         await trio.sleep(5)
     assert places(coordinator.outputs) == made_of([0])
     assert len(handle.started) == 1
@@ -543,15 +547,15 @@ async def test_lost_while_a_transaction_is_committed(
 
 async def test_not_owned_any_more(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """Nothing is begun while the client doesn't say that all of it is owned; once it does, nothing is missing."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Producing(held={0})
     async with consuming(world, handle) as pc:
         await trio.sleep(3)
-        count = len(coordinator.transactions)
-        world.broker.errors["group_metadata"] += [error(ClientError._STATE)] * 3
+        count = len(coordinator.committed)
+        world.broker.network.errors["group_metadata"] += [error(ClientError._STATE)] * 3
         handle.let_go()
         await trio.sleep(2.5)
-        assert len(coordinator.transactions) == count
+        assert len(coordinator.committed) == count
         assert coordinator.aborted == []
         assert pc.statistics().totals.failed_commits >= 2
         await trio.sleep(3)
@@ -560,15 +564,15 @@ async def test_not_owned_any_more(autojump_clock: MockClock, world: World, coord
 
 async def test_late_result(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """What a handler returns after its partition was lost goes nowhere; the record's next owner makes it."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Producing(stubborn={0})
     async with consuming(world, handle):
         await trio.sleep(2)
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         handle.let_go()
         await trio.sleep(2)
         assert coordinator.outputs == []
-        await world.client.rebalance(assign=[P0])
+        await world.rebalance(assign=[P0])
         await trio.sleep(2)
     assert places(coordinator.outputs) == made_of([0])
     assert handle.offsets(P0, started=True) == [0, 0]
@@ -579,37 +583,37 @@ async def test_late_result(autojump_clock: MockClock, world: World, coordinator:
 
 async def test_fenced(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """Another with the same identity ends the consumer, with an error that says so; nothing is committed after."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     handle = Producing(held={0})
     with ends_with(ProducerFencedError, "another took over") as caught:
         async with parallel_consumer(world.config(**FIELDS)) as pc, trio.open_nursery() as nursery:
             nursery.start_soon(pc.run, handle)
             await trio.sleep(3)
-            await coordinator.make(world.config(**FIELDS)).open()
-            count = len(coordinator.transactions)
+            await world.transactional_producer(world.config(**FIELDS)).open()
+            count = len(coordinator.committed)
             handle.let_go()
-    assert len(coordinator.transactions) == count
+    assert len(coordinator.committed) == count
     assert any("no transaction can be made any more" in note for note in caught.value.exceptions[0].__notes__)
 
 
 async def test_fenced_while_the_last_is_made(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """That it turns out with the last transaction only makes no difference."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     with ends_with(ProducerFencedError):
         async with consuming(world, Producing(), commit_interval=NEVER):
             await trio.sleep(3)
-            await coordinator.make(world.config(**FIELDS)).open()
+            await world.transactional_producer(world.config(**FIELDS)).open()
 
 
 async def test_fenced_while_revoked(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """A revoke isn't held up by it; the consumer ends."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     with ends_with(ProducerFencedError):
         async with consuming(world, Producing(), commit_interval=NEVER):
             await trio.sleep(3)
-            await coordinator.make(world.config(**FIELDS)).open()
-            await world.client.rebalance(revoke=[P0])
-            await world.client.rebalance(revoke=[P1])
+            await world.transactional_producer(world.config(**FIELDS)).open()
+            await world.rebalance(revoke=[P0])
+            await world.rebalance(revoke=[P1])
     assert coordinator.outputs == []
 
 
@@ -618,7 +622,7 @@ async def test_fenced_while_much_is_held(
 ) -> None:
     """Handlers that wait for room are cancelled then."""
     monkeypatch.setattr(transaction_outbox, "MAX_HELD", 10)
-    world.broker.produce(P0, [None] * 100)
+    world.broker.add(P0, [None] * 100)
     coordinator.script += [None, ProducerFencedError("fenced")]
     with ends_with(ProducerFencedError):
         async with consuming(world, Producing(), commit_interval=NEVER):
@@ -637,13 +641,13 @@ async def test_fenced_while_another_waits(
     with ends_with(ProducerFencedError):
         async with consuming(world, Producing(), commit_interval=1.0):
             await trio.sleep(1.5)
-            coordinator.delay = 3.0
+            world.broker.network.delays["AddOffsetsToTxn"] = 3.0
             coordinator.script.append(ProducerFencedError("fenced"))
-            world.broker.produce(P0, ["a"])
+            world.broker.add(P0, ["a"])
             await trio.sleep(1)
-            world.broker.produce(P0, [None] * 8)
+            world.broker.add(P0, [None] * 8)
             await trio.sleep(0.5)
-            await world.client.rebalance(revoke=[P1])
+            await world.rebalance(revoke=[P1])
     assert coordinator.outputs == []
     assert "no transaction can be made any more" not in caplog.text
 
@@ -657,7 +661,7 @@ async def test_result_of_an_ended_assignment(autojump_clock: MockClock, world: W
         assert assignment is not None
         await outbox.send(assignment, Record(*P0, 0), [ProducerRecord("results", b"held")])
         assert (outbox.count, outbox.size > 4) == (1, True)
-        await world.client.rebalance(lose=[P0])
+        await world.rebalance(lose=[P0])
         await trio.sleep(1)
         await outbox.send(assignment, Record(*P0, 1), [ProducerRecord("results", b"late")])
         assert outbox.count == 1
@@ -676,7 +680,7 @@ async def test_refused_result(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A result that the broker will never take ends the consumer, with an error that names it and its record."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
 
     async def handle(record: Record) -> ProducerRecord:
         return result if record.offset else ProducerRecord("results", b"fine")
@@ -694,7 +698,7 @@ async def test_refused_result(
 
 async def test_acl_is_missing(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """An aborted transaction that no other would fare better than ends the consumer."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     coordinator.script.append(error(ClientError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
     with ends_with(AuthorizationError, "ACLs are missing"):
         async with consuming(world, Producing()):
@@ -703,21 +707,21 @@ async def test_acl_is_missing(autojump_clock: MockClock, world: World, coordinat
 
 async def test_identity_isn_t_to_be_had(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """What is wrong with the identity is said at the start, before the group is joined."""
-    coordinator.open_error = ProducerFencedError("for the test")
-    with pytest.raises(ProducerFencedError, match="for the test"):
+    world.broker.fail_next("InitProducerId", ClientError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    with pytest.raises(AuthorizationError, match="ACLs are missing"):
         async with parallel_consumer(world.config(**FIELDS)):
             raise AssertionError("it was opened")
     assert world.client.calls.of("subscribe") == []
-    assert coordinator.producers[0].is_closed
+    assert world.producers[0].is_closed
 
 
 async def test_cancelled_while_a_transaction_is_open(
     autojump_clock: MockClock, world: World, coordinator: Coordinator
 ) -> None:
     """A cancelled consumer waits for the open transaction, and makes another of what completed meanwhile."""
-    world.broker.produce(P0, [None] * 2)
+    world.broker.add(P0, [None] * 2)
     handle = Producing(held={1})
-    coordinator.delay = 3.0
+    world.broker.network.delays["AddOffsetsToTxn"] = 3.0
     with trio.move_on_after(5):
         async with parallel_consumer(world.config(**FIELDS)) as pc:
             with pytest.raises(trio.Cancelled):  # noqa: PT012 - a nursery
@@ -733,18 +737,18 @@ async def test_cancelled_while_a_transaction_is_open(
 
 async def test_end_while_the_broker_is_down(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """The last transaction is bounded by ``close_timeout``; the error says that its records will be replayed."""
-    world.broker.produce(P0, ["a"])
-    coordinator.delay = NEVER
+    world.broker.add(P0, ["a"])
+    world.broker.network.delays["AddOffsetsToTxn"] = NEVER
     with ends_with(CommitError, "wasn't acknowledged within 5"):
         async with consuming(world, Producing(), close_timeout=5.0):
             await trio.sleep(5)
     assert coordinator.outputs == []
-    assert coordinator.producers[0].is_closed
+    assert world.producers[0].is_closed
 
 
 async def test_body_fails(autojump_clock: MockClock, world: World, coordinator: Coordinator) -> None:
     """What completed before the body failed is seen."""
-    world.broker.produce(P0, ["a"])
+    world.broker.add(P0, ["a"])
     with pytest.RaisesGroup(BodyError):
         async with consuming(world, Producing(), commit_interval=NEVER):
             await trio.sleep(5)
@@ -765,7 +769,7 @@ class Chaos:
         self.coordinator = coordinator
         self.chance = random.Random(seed)
         for partition in (P0, P1):
-            world.broker.produce(partition, [self.chance.choice("abcde") for _ in range(self.count)])
+            world.broker.add(partition, [self.chance.choice("abcde") for _ in range(self.count)])
 
     async def __call__(self, record: Record) -> list[ProducerRecord]:
         await trio.sleep(self.chance.uniform(0, 0.5))
@@ -795,13 +799,14 @@ class Chaos:
         owned = {P0, P1}
         while True:
             await trio.sleep(self.chance.uniform(0, 2))
-            self.coordinator.delay, self.coordinator.commit_delay = self.chance.uniform(0, 1), self.chance.uniform(0, 1)
+            for api in ("AddOffsetsToTxn", "EndTxn"):
+                self.world.broker.delay(self.chance.uniform(0, 1), api)
             self.coordinator.script.append(self.chance.choice(troubles))
             partition = self.chance.choice([P0, P1])
             if partition in owned:
-                await self.world.client.rebalance(**{self.chance.choice(["revoke", "lose"]): [partition]})
+                await self.world.rebalance(**{self.chance.choice(["revoke", "lose"]): [partition]})
             else:
-                await self.world.client.rebalance(assign=[partition])
+                await self.world.rebalance(assign=[partition])
             owned ^= {partition}
 
     async def finish(self) -> None:

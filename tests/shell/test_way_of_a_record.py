@@ -16,7 +16,7 @@ from trio_parallel_kafka.execution.visits import VISIT
 async def test_everything_is_handled_once_and_committed(autojump_clock: MockClock, world: World) -> None:
     """Every record of every partition is handled once, keys in order, and a stop commits behind the last."""
     for partition in (P0, P1):
-        world.broker.produce(partition, [f"k{n % 7}" for n in range(1200)])
+        world.broker.add(partition, [f"k{n % 7}" for n in range(1200)])
     handle = Handling(work=0.003)
     async with world.consuming(handle) as pc:
         while pc.statistics().totals.completed < 2400:
@@ -32,7 +32,7 @@ async def test_everything_is_handled_once_and_committed(autojump_clock: MockCloc
 
 async def test_record_is_what_was_fetched(autojump_clock: MockClock, world: World) -> None:
     """The handler's record shows all of the message, its first attempt and its tenure."""
-    world.broker.produce(P1, ["k", None], value=b"v")
+    world.broker.add(P1, ["k", None], value=b"v")
     handle = Handling()
     async with world.consuming(handle):
         await trio.sleep(1)
@@ -46,8 +46,8 @@ async def test_record_is_what_was_fetched(autojump_clock: MockClock, world: Worl
 @pytest.mark.parametrize("bound", [1, 7, 40])
 async def test_concurrency_reaches_its_bound_and_no_more(autojump_clock: MockClock, world: World, bound: int) -> None:
     """With work enough, exactly ``max_concurrency`` handlers run at once."""
-    world.broker.produce(P0, [f"k{n}" for n in range(50)])
-    world.broker.produce(P1, [f"k{n}" for n in range(50)])
+    world.broker.add(P0, [f"k{n}" for n in range(50)])
+    world.broker.add(P1, [f"k{n}" for n in range(50)])
     handle = Handling(work=1.0)
     async with world.consuming(handle, max_concurrency=bound) as pc:
         await trio.sleep(0.5)
@@ -59,7 +59,7 @@ async def test_concurrency_reaches_its_bound_and_no_more(autojump_clock: MockClo
 
 async def test_hot_key_gives_way(autojump_clock: MockClock, world: World) -> None:
     """Even a single worker leaves a hot key after a visit, so that other keys have their turn."""
-    world.broker.produce(P0, ["hot"] * 300 + ["a", "b", "c"])
+    world.broker.add(P0, ["hot"] * 300 + ["a", "b", "c"])
     handle = Handling(work=0.01)
     async with world.consuming(handle, max_concurrency=1) as pc:
         while not {300, 301, 302} <= set(handle.offsets(P0)):
@@ -72,8 +72,8 @@ async def test_hot_key_gives_way(autojump_clock: MockClock, world: World) -> Non
 
 async def test_preloaded_partition_starves_no_other(autojump_clock: MockClock, world: World) -> None:
     """Partitions have their turns, however much of one is buffered already."""
-    world.broker.produce(P0, [f"k{n}" for n in range(3000)])
-    world.broker.produce(P1, [f"k{n}" for n in range(10)])
+    world.broker.add(P0, [f"k{n}" for n in range(3000)])
+    world.broker.add(P1, [f"k{n}" for n in range(10)])
     handle = Handling(work=0.01)
     async with world.consuming(handle, max_concurrency=1, shutdown_timeout=0) as pc:
         while len(handle.offsets(P1)) < 10:
@@ -84,7 +84,7 @@ async def test_preloaded_partition_starves_no_other(autojump_clock: MockClock, w
 
 async def test_null_keys_have_no_order(autojump_clock: MockClock, world: World) -> None:
     """Records without a key run at once."""
-    world.broker.produce(P0, [None] * 5)
+    world.broker.add(P0, [None] * 5)
     handle = Handling(work=1.0)
     async with world.consuming(handle):
         await trio.sleep(0.5)
@@ -94,7 +94,7 @@ async def test_null_keys_have_no_order(autojump_clock: MockClock, world: World) 
 @pytest.mark.parametrize(("ordering", "peak"), [("key", 2), ("partition", 1), ("unordered", 4)])
 async def test_ordering_modes(autojump_clock: MockClock, world: World, ordering: str, peak: int) -> None:
     """What runs at once: one record a key, one a partition, or all."""
-    world.broker.produce(P0, ["a", "a", "b", "b"])
+    world.broker.add(P0, ["a", "a", "b", "b"])
     handle = Handling(work=1.0)
     async with world.consuming(handle, ordering=ordering):
         await trio.sleep(10)
@@ -104,7 +104,7 @@ async def test_ordering_modes(autojump_clock: MockClock, world: World, ordering:
 
 async def test_key_of_orders(autojump_clock: MockClock, world: World) -> None:
     """``key_of`` decides what is ordered, and ``None`` from it means no order."""
-    world.broker.produce(P0, ["a1", "b1", "a2", "x", "x"])
+    world.broker.add(P0, ["a1", "b1", "a2", "x", "x"])
 
     def first_letter(record: Record) -> Hashable | None:
         assert record.key is not None
@@ -125,7 +125,7 @@ async def test_key_of_that_fails_is_a_failure_of_its_record(
     autojump_clock: MockClock, world: World, key_of: object
 ) -> None:
     """What ``key_of`` raises, or an answer that can't be hashed, leaves as a failure of the first record."""
-    world.broker.produce(P0, ["a", "b"])
+    world.broker.add(P0, ["a", "b"])
     handle = Handling()
     either = pytest.RaisesExc(check=lambda error: isinstance(error, HandlerError | TypeError))
     with pytest.RaisesGroup(pytest.RaisesGroup(either)) as caught:
@@ -140,8 +140,8 @@ async def test_key_of_that_fails_is_a_failure_of_its_record(
 
 async def test_handler_that_never_awaits_leaves_the_loop_its_turns(autojump_clock: MockClock, world: World) -> None:
     """Handlers that return without waiting are no busy loop: other tasks run between them."""
-    world.broker.produce(P0, [f"k{n}" for n in range(4000)])
-    world.broker.produce(P1, [None] * 4000)
+    world.broker.add(P0, [f"k{n}" for n in range(4000)])
+    world.broker.add(P1, [None] * 4000)
     handled = rounds = 0
 
     async def handle(_record: Record) -> None:
@@ -158,8 +158,8 @@ async def test_handler_that_never_awaits_leaves_the_loop_its_turns(autojump_cloc
 
 async def test_gaps_and_markers_hold_nothing_up(autojump_clock: MockClock, world: World) -> None:
     """Offsets that don't exist count as done, and the commit reaches the log's end behind a marker."""
-    world.broker.produce(P0, ["a"], at=10)
-    world.broker.produce(P0, ["b"], at=20)
+    world.broker.add(P0, ["a"], at=10)
+    world.broker.add(P0, ["b"], at=20)
     world.broker.logs[P0].end = 25
     handle = Handling()
     async with world.consuming(handle) as pc:

@@ -103,6 +103,13 @@ class Client(Protocol):
     Cancelling a call leaves it unknown whether it was made.
     """
 
+    async def connect(self) -> None:
+        """Find the cluster and the topics, within ``connect_timeout``.
+
+        Raises:
+            AuthenticationError, AuthorizationError, BrokerUnreachableError, TopicNotFoundError: what's wrong.
+        """
+
     async def next_event(self) -> Event:
         """Wait for what happens next."""
 

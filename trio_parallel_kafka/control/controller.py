@@ -38,7 +38,7 @@ from trio_parallel_kafka.execution.outbox import Outbox
 from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.failures import FINAL, as_error, end_error, final_error
-from trio_parallel_kafka.record import Record
+from trio_parallel_kafka.record import Record, shown_key
 from trio_parallel_kafka.repeats import Repeats
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.control")
@@ -354,7 +354,7 @@ class Controller:
     def _handler_failed(self, record: Record, error: Exception) -> None:
         error.add_note(
             f"while handling topic={record.topic!r} partition={record.partition} offset={record.offset} "
-            f"key={record.key!r} attempt={record.attempt}"
+            f"key={shown_key(record.key)} attempt={record.attempt}"
         )
         logger.error("%r failed for good: %s", record, type(error).__name__)
         self.handler_errors.append(error)
@@ -366,10 +366,12 @@ class Controller:
         if final is not None:
             self._fail(final)
             return
-        self.last_trouble = str(as_error(error, "the client reports", partition))
+        told = str(as_error(error, "the client reports", partition))
+        if error.code() != ClientError._ALL_BROKERS_DOWN or self.last_trouble is None:  # noqa: SLF001 - it doesn't say why
+            self.last_trouble = told
         repeated = self._repeats.count((error.code(), partition), time.monotonic())
         if repeated is not None:
-            logger.warning("%s%s", self.last_trouble, f" ({repeated} times more since)" if repeated else "")
+            logger.warning("%s%s", told, f" ({repeated} times more since)" if repeated else "")
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:

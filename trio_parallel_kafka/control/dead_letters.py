@@ -34,6 +34,7 @@ from trio_parallel_kafka.execution.outbox import Outbox
 from trio_parallel_kafka.execution.verdicts import PassOver, RetryLater
 from trio_parallel_kafka.outcomes import DeadLetter, unwrapped
 from trio_parallel_kafka.produced import RawRecord
+from trio_parallel_kafka.producing.arguments import is_timestamp
 from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.dead_letters")
@@ -63,6 +64,9 @@ OURS: Final = frozenset(
     }
 )  # fmt: skip
 
+_LATEST: Final = 2**63 - 1
+"""Milliseconds; a float of seconds may round the latest of all timestamps up."""
+
 TRIMMINGS: Final = ({EXCEPTION_TRACEBACK}, {EXCEPTION_MESSAGE, REASON}, {EXCEPTION, EXCEPTION_CAUSE, ATTEMPTS})
 """What is left out one after another of a dead letter that is too large; where it comes from is always said."""
 
@@ -89,7 +93,11 @@ def dead_letter_of(
     ours = _headers_of_origin(record, group_id) | _headers_of_failure(error, reason, attempts)
     kept = [header for header in record.headers if header[0] not in OURS]
     return RawRecord(
-        topic, record.raw_value, key=record.raw_key, headers=[*kept, *ours.items()], timestamp=record.timestamp
+        topic,
+        record.raw_value,
+        key=record.raw_key,
+        headers=[*kept, *ours.items()],
+        timestamp=record.timestamp if is_timestamp(record.timestamp) else None,
     )
 
 
@@ -102,7 +110,7 @@ def trimmed(dead_letter: RawRecord) -> Iterator[RawRecord]:
 
 
 def _headers_of_origin(record: Record, group_id: str) -> dict[str, bytes]:
-    milliseconds = -1 if record.timestamp is None else round(record.timestamp * 1000)
+    milliseconds = -1 if record.timestamp is None else min(round(record.timestamp * 1000), _LATEST)
     return {
         ORIGINAL_TOPIC: _encoded(record.topic),
         ORIGINAL_PARTITION: _int32(record.partition),
@@ -115,7 +123,8 @@ def _headers_of_origin(record: Record, group_id: str) -> dict[str, bytes]:
 def _headers_of_failure(error: Exception, reason: str, attempts: int) -> dict[str, bytes]:
     failure: BaseException = unwrapped(error)
     if isinstance(failure, DeadLetter):
-        failure = _cause(failure) or failure
+        given_up_for = _cause(failure)
+        failure = failure if given_up_for is None else given_up_for
     cause = _cause(failure)
     headers = {ATTEMPTS: _int32(attempts), REASON: _text(reason), EXCEPTION: _text(_class_name(failure))}
     if cause is not None:
@@ -127,7 +136,9 @@ def _headers_of_failure(error: Exception, reason: str, attempts: int) -> dict[st
 
 def _cause(error: BaseException) -> BaseException | None:
     """What it was raised from, or while handling what."""
-    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
 
 
 def _class_name(error: BaseException) -> str:
@@ -147,7 +158,11 @@ def _text(text: str) -> bytes:
 
 
 def _traceback(error: BaseException) -> bytes:
-    return _whole(_encoded("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:])
+    try:
+        lines = traceback.format_exception(error)
+    except Exception as mistake:  # noqa: BLE001 - as above; a class may say anything of where it was raised
+        lines = [f"(the traceback can't be shown: {_class_name(mistake)})"]
+    return _whole(_encoded("".join(lines))[-MAX_TRACEBACK:])
 
 
 def _encoded(text: str) -> bytes:

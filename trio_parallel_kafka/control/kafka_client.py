@@ -135,11 +135,6 @@ class KafkaClient:
         return self._ended.is_set()
 
     async def connect(self) -> None:
-        """Find the cluster and the topics, within ``config.connect_timeout``.
-
-        Raises:
-            AuthenticationError, AuthorizationError, BrokerUnreachableError, TopicNotFoundError: what's wrong.
-        """
         deadline = time.monotonic() + self._config.connect_timeout
         reported: str | None = None
         names = [topic for topic in self._config.topics if not topic.startswith("^")]

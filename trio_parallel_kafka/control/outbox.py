@@ -11,11 +11,12 @@ import trio
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.config.producer import producer_for
+from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.errors import DeliveryError, ParallelKafkaError
 from trio_parallel_kafka.execution.outbox import Parcel
 from trio_parallel_kafka.produced import ProducerRecord
-from trio_parallel_kafka.producing.sender import Sender, open_sender
+from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.outbox")
@@ -32,7 +33,7 @@ class _Opening:
     """
 
     is_over: trio.Event = attrs.field(factory=trio.Event)
-    sender: Sender | None = None
+    sender: Sends | None = None
     error: Exception | None = None
 
     def failure(self) -> DeliveryError:
@@ -103,7 +104,7 @@ class ProducerOutbox:
 
     async def _keep_open(self, opening: _Opening) -> None:
         try:
-            async with open_sender(self._config) as sender:
+            async with current_cluster.get().open_sender(self._config) as sender:
                 opening.sender = sender
                 opening.is_over.set()
                 await sender.wait_ended()

@@ -26,6 +26,7 @@ from confluent_kafka import KafkaError as ClientError
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.control.committer import Committer, level_of
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.control.transaction_outbox import TransactionOutbox
@@ -42,7 +43,7 @@ from trio_parallel_kafka.producing.transaction_errors import (
     transactional_error,
 )
 from trio_parallel_kafka.producing.transaction_thread import COMMITTED, Ending, Outcome, Transaction
-from trio_parallel_kafka.producing.transactional import MakesTransactions, TransactionalProducer
+from trio_parallel_kafka.producing.transactional import MakesTransactions
 from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.transactions")
@@ -108,7 +109,7 @@ class TransactionCommitter(Committer):
         super().__init__(client, member, totals)
         self.outbox: Final = TransactionOutbox(config)
         self.failure: KafkaError | None = None
-        self._producer: Final[MakesTransactions] = TransactionalProducer(config)
+        self._producer: Final[MakesTransactions] = current_cluster.get().transactional_producer(config)
         self._revoke_timeout: Final = config.close_timeout
         self._on_fatal: Final = on_fatal
         self._attempt: Attempt | None = None

@@ -50,8 +50,13 @@ def _check(topic: Any, partition: Any, headers: Iterable[tuple[Any, ...]]) -> No
             raise ValueError(message)
 
 
+def is_timestamp(timestamp: float | None) -> bool:
+    """Whether these seconds can be sent; brokers may hold others."""
+    return timestamp is None or 0 <= timestamp < _MAX_TIMESTAMP
+
+
 def _milliseconds(timestamp: float) -> int:
-    if not 0 <= timestamp < _MAX_TIMESTAMP:
+    if not is_timestamp(timestamp):
         message = f"timestamp must be seconds since 1970, is {timestamp!r}"
         raise ValueError(message)
     return max(1, round(timestamp * 1000))  # the client takes 0 for "now"

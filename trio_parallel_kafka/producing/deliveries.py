@@ -21,7 +21,10 @@ _UNASSIGNED: Final = -1
 """What stands for a partition that isn't chosen yet."""
 
 _NO_SUCH_TOPIC: Final = "the topic isn't there; make it, or correct its name"
-_TOO_LARGE: Final = "the record is larger than message.max.bytes of the client or max.message.bytes of the topic allows"
+_TOO_LARGE: Final = (
+    "the record, or the batch that the client sent it in (batch.size), is larger than message.max.bytes of the client or "
+    "max.message.bytes of the topic allows"
+)
 _UNKNOWN: Final = "it is unknown whether the record was written"
 
 # ruff: noqa: SLF001 - the client's own error codes begin with an underscore, and settle() has access to what it settles

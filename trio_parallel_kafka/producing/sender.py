@@ -100,7 +100,7 @@ class _Group:
 
 
 class Sender:
-    """The Trio side of a producer.
+    """The Trio side of a producer. See :class:`.Sends` for what the calls mean.
 
     Attributes:
         crossings: how often reports came over from the thread.
@@ -131,7 +131,6 @@ class Sender:
     # Sending
 
     async def send(self, record: ProducerRecord) -> RecordMetadata:
-        """Hand a record over; wait until it is acknowledged."""
         ready = await self._encoded(record)
         async with self._turn():
             delivery = await self._hand_over(ready)
@@ -139,14 +138,6 @@ class Sender:
         return result_of(delivery)
 
     async def send_groups(self, groups: Iterable[Sequence[ProducerRecord]]) -> list[list[RecordMetadata] | Exception]:
-        """Hand records over in order, none of others between them; wait until it is known what became of all.
-
-        Once they are acknowledged there is no checkpoint.
-
-        Returns:
-            of each group, where its records are, or the first error that kept one from getting there; others are
-            notes on it. Of a group that can't be serialised, nothing was sent.
-        """
         encoded = [await self._encoded_group(group) for group in groups]
         async with self._turn():
             handed = [await self._hand_over_group(group) for group in encoded]
@@ -154,11 +145,6 @@ class Sender:
         return [group.result() for group in handed]
 
     def send_nowait(self, record: ProducerRecord) -> PendingDelivery:
-        """Hand a record over now.
-
-        Raises:
-            trio.WouldBlock: the client's queue is full, or others wait for room in it.
-        """
         if self._line.locked():
             raise trio.WouldBlock
         if self._may_block:
@@ -173,7 +159,6 @@ class Sender:
         return delivery
 
     async def flush(self) -> None:
-        """Wait until it is known what became of all that was handed over before; raise what nobody else hears of."""
         self._usable_client()
         self._thread.flushing += 1
         try:

@@ -1,27 +1,28 @@
-"""The client of one group member, within the test's own tasks and in virtual time.
+"""The client of one group member at the simulated broker, within tasks and in virtual time.
 
 It keeps the contract of :class:`~trio_parallel_kafka.control.client.Client` as the poll thread does: calls are
 made one after another in the order asked for; a batch is out until it is taken; a rebalance holds everything up
 until it is answered, and calls are served meanwhile, commits then synchronously; acknowledgements of other
-commits come between rebalances; nothing is committed but what is owned in the tenure of its entry.
+commits come between rebalances; nothing is committed but what is owned in the assignment of its entry.
 """
+
+# ruff: noqa: SLF001 - the client's own error codes begin with an underscore
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import trio
 from confluent_kafka import KafkaError as ClientError, Message
-from shell.call_queue import CallQueue, Job
-from shell.fake_broker import FakeBroker, Results
 
 from trio_parallel_kafka.config import ConsumerConfig
+from trio_parallel_kafka.config.librdkafka import client_properties, rebalance_is_incremental, uses_consumer_protocol
 from trio_parallel_kafka.control.client import (
+    MISSING_TOPIC_PATIENCE,
     Assigned,
     Committed,
     Event,
@@ -35,63 +36,107 @@ from trio_parallel_kafka.control.client import (
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.errors import CloseTimeoutError, KafkaError, ParallelKafkaError
-from trio_parallel_kafka.failures import as_error
+from trio_parallel_kafka.errors import (
+    BrokerUnreachableError,
+    CloseTimeoutError,
+    KafkaError,
+    ParallelKafkaError,
+    TopicNotFoundError,
+)
+from trio_parallel_kafka.failures import as_error, final_error
 from trio_parallel_kafka.statistics import PollStatistics
+from trio_parallel_kafka.testing.simulation.calls import CallQueue, Job
+from trio_parallel_kafka.testing.simulation.group import Group, GroupMetadata, MemberSettings, Results
+
+if TYPE_CHECKING:
+    from trio_parallel_kafka.testing.simulation.broker import SimulatedBroker
 
 T = TypeVar("T")
 
+SOCKET_TIMEOUT: Final = 60.0
+"""Seconds for which a commit waits for a broker that is down."""
 
-class FakeClient:
+
+class SimulatedClient:
     """The member. What stands above "The port" is what a test does to it and sees of it.
 
-    ``left_owned`` is what was read and
-    had not been let go when it was closed.
+    Attributes:
+        settings: what the group knows of it.
+        owned: its partitions, each with the assignment epoch in which it is read, if it is.
+        positions: what is read next of each.
+        paused: what isn't read.
+        generation: of the group, as this member knows it.
+        left_owned: what was read and had not been let go when it was closed.
+        ended: set once it is closed.
     """
 
-    def __init__(self, broker: FakeBroker, config: ConsumerConfig) -> None:
-        self._close_timeout = config.close_timeout
-        self.broker = broker
+    def __init__(self, broker: SimulatedBroker, config: ConsumerConfig, member_id: str) -> None:
+        properties = client_properties(config)
+        self.settings: Final[MemberSettings] = MemberSettings(
+            member_id=member_id,
+            topics=tuple(config.topics),
+            is_incremental=rebalance_is_incremental(config),
+            uses_consumer_protocol=uses_consumer_protocol(config.kafka),
+            session_timeout=int(properties.get("session.timeout.ms", 45_000)) / 1000,
+            max_poll_interval=int(properties.get("max.poll.interval.ms", 300_000)) / 1000,
+        )
+        self.broker: Final = broker
+        self.group: Final[Group] = broker.group(config.group_id)
         self.owned: dict[TopicPartition, int | None] = {}
         self.positions: dict[TopicPartition, int | None] = {}
         self.paused: set[TopicPartition] = set()
-        self.calls = CallQueue()
+        self.generation = 0
+        self.calls: Final = CallQueue()
         self.left_owned: tuple[TopicPartition, ...] = ()
-        self.ended = trio.Event()
+        self.ended: Final = trio.Event()
+        self._config: Final = config
         self._batch_size = FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size
         self._events_in, self._events = trio.open_memory_channel[Event](math.inf)
         self._callbacks: deque[Job] = deque()
         self._errors: list[Message] = []
         self._told_end: dict[TopicPartition, int] = {}
         self._is_subscribed = self._is_in_callback = self._is_batch_out = self._is_closing = False
+        self._life: Final = trio.CancelScope(shield=True)
         self._sent: trio.Nursery
-        broker.on_change.append(self.calls.notify)
 
-    async def rebalance(
+    def call_back(
         self,
         *,
         revoke: Sequence[TopicPartition] = (),
         lose: Sequence[TopicPartition] = (),
         assign: Sequence[TopicPartition] = (),
-    ) -> None:
-        """The group takes and gives; returns once that has been answered."""
+        generation: int | None = None,
+    ) -> trio.Event:
+        """The group takes and gives; the event is set once that has been answered."""
         done = trio.Event()
 
         async def callback() -> None:
             if revoke:
-                await self._on_revoke(revoke)
+                await self._on_revoke([each for each in revoke if each in self.owned])
             if lose:
-                self.broker.generation += 1
                 self._disown(lose)
                 self._post(Lost(tuple(lose)))
-            self.broker.generation += 1
+            self.generation = self.generation if generation is None else generation
             if assign:
                 await self._on_assign(assign)
             done.set()
 
         self._callbacks.append(callback)
         self.calls.notify()
-        await done.wait()
+        return done
+
+    def expelled(self) -> None:
+        """The group has a new owner for everything; this member learns of it, and joins again."""
+
+        async def callback() -> None:
+            if owned := tuple(self.owned):
+                self._disown(owned)
+                self._post(Lost(owned))
+            if self._is_subscribed:
+                self.group.join(self)
+
+        self._callbacks.append(callback)
+        self.calls.notify()
 
     def send_error(self, code: int, partition: TopicPartition | None = None) -> None:
         """An error comes among the records."""
@@ -116,10 +161,37 @@ class FakeClient:
         self.positions[partition] = offset
         self.calls.notify()
 
+    def kill(self) -> None:
+        """Its process is killed: nothing reaches the broker any more, and the broker isn't told."""
+        self._is_closing = True
+        self._is_subscribed = False
+        self._post(Failed(KafkaError("the process was killed")))
+        self._life.cancel()
+        self.calls.end()
+        self.broker.bury(self)
+
     # The port
 
     async def connect(self) -> None:
-        await self._call("connect", None, lambda: None)
+        names = [topic for topic in self._config.topics if not topic.startswith("^")]
+        deadline = trio.current_time() + self._config.connect_timeout
+        problem: KafkaError
+        while True:
+            answer = await self._call("Metadata", names, lambda: self.broker.missing(names), lambda error: error)
+            if answer is None:
+                return
+            if isinstance(answer, str):
+                deadline = min(deadline, trio.current_time() + MISSING_TOPIC_PATIENCE)
+                problem = TopicNotFoundError(
+                    f"topic {answer!r} isn't there; make it, or correct `topics`", topic=answer
+                )
+            elif final := final_error(answer, is_running=False):
+                raise final
+            else:
+                problem = as_error(answer, "no answer from the simulated broker", kind=BrokerUnreachableError)
+            if trio.current_time() >= deadline:
+                raise problem
+            await trio.sleep(0.1)
 
     async def next_event(self) -> Event:
         return await self._events.receive()
@@ -147,32 +219,39 @@ class FakeClient:
 
     async def offset_range(self, partition: TopicPartition) -> tuple[int, int]:
         log = self.broker.logs[partition]
-        return await self._call("offset_range", partition, lambda: (log.first, log.end))
+        return await self._call("ListOffsets", partition, lambda: (log.first, log.end))
 
     async def topic_ids(self, topics: Collection[str]) -> Mapping[str, bytes]:
         known = self.broker.topic_ids
         return await self._call(
-            "topic_ids", topics, lambda: {each: known[each] for each in topics if each in known}, lambda _error: {}
+            "DescribeTopicPartitions",
+            topics,
+            lambda: {each: known[each] for each in topics if each in known},
+            lambda _error: {},
         )
 
     async def group_metadata(self, entries: Sequence[CommitEntry]) -> object | None:
         def look() -> object | None:
             are_owned = all(self.owned.get(each.partition) == each.assignment_epoch for each in entries)
-            return self.broker.generation if are_owned else None
+            return self._metadata if are_owned else None
 
         return await self._call("group_metadata", entries, look, lambda _error: None)
 
     async def topics(self) -> frozenset[str]:
-        return await self._call("topics", None, lambda: frozenset(self.broker.partition_counts))
+        return await self._call("Metadata", None, lambda: frozenset(self.broker.partition_counts))
 
     async def partition_counts(self) -> Mapping[str, int]:
-        return await self._call("partition_counts", None, lambda: self.broker.partition_counts)
+        def look() -> Mapping[str, int]:
+            subscribed = {each.topic for each in self.broker.matching(self.settings.topics)}
+            return {topic: count for topic, count in self.broker.partition_counts.items() if topic in subscribed}
+
+        return await self._call("Metadata", None, look)
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         return await self._call(
-            "committed",
+            "OffsetFetch",
             partitions,
-            lambda: {each: Committed(*self.broker.group.get(each, ())) for each in partitions},
+            lambda: {each: Committed(*self.group.offsets.get(each, ())) for each in partitions},
             lambda error: dict.fromkeys(partitions, Committed(error=error)),
         )
 
@@ -180,10 +259,15 @@ class FakeClient:
         async def job(answer: Callable[[Results], None]) -> None:
             owned = [each for each in entries if self.owned.get(each.partition) == each.assignment_epoch]
             refused: Results = {each.partition: ClientError(ClientError._STATE) for each in entries}
+            given = self._metadata
 
             async def send() -> Results:
-                await trio.sleep(self.broker.delays["commit"])
-                return refused | self.broker.take(owned)
+                error = await self.broker.network.request("OffsetCommit", SOCKET_TIMEOUT)
+                sent = [(each.partition, each.offset, each.metadata) for each in owned]
+                error = error or self.group.objection(given)
+                results = self.group.commit(self.settings.member_id, sent, error)
+                await self.broker.network.answer("OffsetCommit")
+                return refused | results
 
             async def send_and_acknowledge() -> None:
                 results = await send()
@@ -201,9 +285,9 @@ class FakeClient:
 
     # The task in which calls are made and callbacks run
 
-    async def host(self, scope: trio.CancelScope) -> None:
-        """Run until closed, or until ``scope`` is cancelled."""
-        with scope:
+    async def host(self) -> None:
+        """Run until closed, or killed."""
+        with self._life:
             async with trio.open_nursery() as self._sent:
                 try:
                     await self._poll()
@@ -211,22 +295,24 @@ class FakeClient:
                     await self._on_revoke(tuple(self.owned))
                     self._post(Failed(error))
                 self._sent.cancel_scope.cancel()
-        self.left_owned = tuple(each for each, tenure in self.owned.items() if tenure is not None)
+            self.group.leave(self)
+        self.left_owned = tuple(each for each, epoch in self.owned.items() if epoch is not None)
         self.ended.set()
         self.calls.end()
 
     async def close(self) -> bool:
-        self._begin_close()
-        with trio.move_on_after(self._close_timeout, shield=True):
-            await self.ended.wait()
-        return self.ended.is_set()
+        """End, shielded and bounded by ``close_timeout``; say whether it ended."""
 
-    def _begin_close(self) -> None:
         async def job() -> None:
             self._is_closing = True
-            await trio.sleep(self.broker.delays["close"])
+            await self.broker.network.answer("close")
 
         self.calls.submit(job)
+        with trio.move_on_after(self._config.close_timeout, shield=True) as bound:
+            await self.ended.wait()
+        if bound.cancelled_caught:
+            self._life.cancel()
+        return not bound.cancelled_caught
 
     async def _poll(self) -> None:
         while not self._is_closing:
@@ -242,6 +328,8 @@ class FakeClient:
                 await self.calls.wait()
 
     def _fetch(self) -> list[Message]:
+        if self.broker.network.is_down:
+            return []
         messages, self._errors = self._errors, []
         for partition in tuple(self.positions):
             if len(messages) < self._batch_size and partition not in self.paused:
@@ -256,13 +344,19 @@ class FakeClient:
         if not log.first <= position <= log.end:
             self.positions[partition] = None
             return [Message(*partition, position, error=ClientError(ClientError._AUTO_OFFSET_RESET))]
-        offsets = list(itertools.islice((each for each in range(position, log.end) if each in log.records), count))
-        messages = [log.records[each] for each in offsets]
-        self.positions[partition] = offsets[-1] + 1 if len(offsets) == count else log.end
-        if len(offsets) < count and self._told_end.get(partition) != log.end:
+        messages = [*log.read(position, count)]
+        if len(messages) == count:
+            self.positions[partition] = cast("int", messages[-1].offset()) + 1
+            return messages
+        self.positions[partition] = log.end
+        if self._told_end.get(partition) != log.end:
             self._told_end[partition] = log.end
             messages.append(Message(*partition, log.end, error=ClientError(ClientError._PARTITION_EOF)))
         return messages
+
+    @property
+    def _metadata(self) -> GroupMetadata:
+        return GroupMetadata(self.settings.member_id, self.generation)
 
     def _taken(self) -> None:
         self._is_batch_out = False
@@ -275,11 +369,17 @@ class FakeClient:
 
     def _subscribed(self) -> None:
         self._is_subscribed = True
-        self._callbacks.append(lambda: self._on_assign(self.broker.share))
+        self.group.join(self)
 
     def _unsubscribed(self) -> None:
         self._is_subscribed = False
-        self._callbacks.append(lambda: self._on_revoke(tuple(self.owned)))
+        self.group.begin_leave(self)
+
+        async def callback() -> None:
+            await self._on_revoke(tuple(self.owned))
+            self.group.leave(self)
+
+        self._callbacks.append(callback)
 
     def _started(self, partition: TopicPartition, at: StartAt) -> None:
         if partition in self.owned:
@@ -328,22 +428,21 @@ class FakeClient:
 
     async def _call(
         self,
-        name: str,
+        api: str,
         argument: object,
         function: Callable[[], T],
-        refuse: Callable[[ClientError], T] | None = None,
+        refuse: Callable[[ClientError], T | KafkaError] | None = None,
     ) -> T:
-        """Have a call made, and wait for what comes of it after the scripted delay, or of the scripted error."""
+        """Have a request made, and wait for what comes of it, or of the error that it is to have."""
+        refuse = refuse or (lambda error: as_error(error, f"{api} is refused"))
 
         async def job(answer: Callable[[T | KafkaError], None]) -> None:
-            await trio.sleep(self.broker.delays[name])
-            error = self.broker.next_error(name)
-            if error is None:
-                answer(function())
-            else:
-                answer(refuse(error) if refuse else as_error(error, f"{name} is refused"))
+            error = await self.broker.network.request(api)
+            result = function() if error is None else refuse(error)
+            await self.broker.network.answer(api)
+            answer(result)
 
-        found = await self.calls.ask(name, argument, job)
+        found = await self.calls.ask(api, argument, job)
         if isinstance(found, KafkaError):
             raise found
         return found
@@ -357,17 +456,14 @@ def _job(function: Callable[[], object]) -> Job:
 
 
 @asynccontextmanager
-async def open_fake_client(
-    broker: FakeBroker, config: ConsumerConfig, problems: list[ParallelKafkaError]
-) -> AsyncIterator[FakeClient]:
-    """Stands in for :func:`~trio_parallel_kafka.control.kafka_client.open_kafka_client`."""
-    client = FakeClient(broker, config)
-    scope = trio.CancelScope(shield=True)
+async def open_simulated_client(
+    client: SimulatedClient, problems: list[ParallelKafkaError]
+) -> AsyncIterator[SimulatedClient]:
+    """Host a client for the length of a block."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.host, scope)
+        nursery.start_soon(client.host)
         try:
             yield client
         finally:
             if not await client.close():  # noqa: ASYNC102 - it shields and bounds itself
-                scope.cancel()
-                problems.append(CloseTimeoutError("the fake client didn't close in time"))
+                problems.append(CloseTimeoutError("the simulated client didn't close in time"))
