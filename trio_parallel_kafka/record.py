@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import operator
 from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeAlias, cast
 
@@ -27,6 +29,7 @@ class _Fetched(Protocol):
     def key(self) -> bytes | None: ...
     def value(self) -> bytes | None: ...
     def headers(self) -> list[tuple[str, bytes | None]] | None: ...
+    def set_headers(self, headers: list[tuple[str, bytes | None]]) -> None: ...
     def timestamp(self) -> tuple[int, int]: ...
     def __len__(self) -> int: ...
 
@@ -123,14 +126,21 @@ class Record(Generic[K_co, V_co]):
 
     @property
     def headers(self) -> Headers:
-        """Pairs of name and raw bytes or ``None``, in the order produced; names may repeat."""
-        return tuple(self._message.headers() or ())
+        """Pairs of name and raw bytes or ``None``, in the order produced; names may repeat.
+
+        A name that isn't UTF-8 is one character, U+FFFD: the client doesn't tell more of it.
+        """
+        try:
+            headers = _checked_headers(self._message)
+        except SystemError:
+            headers = _mended(self._message)
+        return tuple(headers or ())
 
     @property
     def timestamp(self) -> float | None:
         """Seconds since 1970 as the producer or the broker stamped it, or ``None``."""
         kind, milliseconds = self._message.timestamp()
-        return None if kind == TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000
+        return None if kind == TIMESTAMP_NOT_AVAILABLE or milliseconds == _NO_TIMESTAMP else milliseconds / 1000
 
     @property
     def attempt(self) -> int:
@@ -165,12 +175,12 @@ class Record(Generic[K_co, V_co]):
     def __reduce__(self) -> tuple[Callable[..., Record[Any, Any]], tuple[Any, ...]]:
         message = self._message
         place = (message.topic(), message.partition(), self._offset)
-        content = (message.key(), message.value(), message.headers(), message.timestamp())
+        content = (message.key(), message.value(), list(self.headers) or None, message.timestamp())
         return _rebuilt, (place, content, self._attempt, self._assignment_epoch, self._received_at)
 
     def __repr__(self) -> str:
         return (
-            f"<Record {self.topic}[{self.partition}]@{self.offset} key={self.raw_key!r} "
+            f"<Record {self.topic}[{self.partition}]@{self.offset} key={shown_key(self.raw_key)} "
             f"attempt={self._attempt} assignment_epoch={self._assignment_epoch}>"
         )
 
@@ -235,6 +245,21 @@ def _rebuilt_decoded(key: Any, value: Any, *raw: Any) -> Record[Any, Any]:
     return _rebuilt(*raw).decoded(key, value)
 
 
+def _mended(message: _Fetched) -> list[tuple[str, bytes | None]]:
+    """The headers of a message with names that aren't UTF-8, which from now on can be read.
+
+    Having failed once, the client hands out pairs without a name, and whoever touches that brings the process down.
+    What else is in a pair can be asked of the garbage collector.
+    """
+    headers: list[tuple[str, bytes | None]] = []
+    for pair in message.headers() or ():
+        parts = gc.get_referents(pair)
+        name = next((part for part in parts if isinstance(part, str)), "\ufffd")
+        headers.append((name, next((part for part in parts if isinstance(part, bytes)), None)))
+    message.set_headers(headers)
+    return headers
+
+
 def _copied(record: Record[Any, Any], kind: type[Copied]) -> Copied:
     copied = _new(kind)
     copied._message = record._message
@@ -245,5 +270,20 @@ def _copied(record: Record[Any, Any], kind: type[Copied]) -> Copied:
     copied._received_at = record._received_at
     return copied
 
+
+def shown_key(key: bytes | None) -> str:
+    """A raw key as messages show it: short, whatever it is."""
+    if key is None or len(key) <= _SHOWN:
+        return repr(key)
+    return f"{key[:_SHOWN]!r}... ({len(key)} bytes)"
+
+
+_SHOWN: Final = 100
+_checked_headers: Final[Callable[[_Fetched], list[tuple[str, bytes | None]] | None]] = operator.methodcaller("headers")
+"""The client's own, but for names that aren't UTF-8: there it returns headers and sets an exception at the same time,
+which a plain call notices or not. Called like this, it always is a :exc:`SystemError`."""
+
+_NO_TIMESTAMP: Final = -1
+"""What a record holds whose producer gave it none; the client hands it on as if it were one."""
 
 _new: Final = object.__new__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from core.java_maps import java_body, java_text, ranges_of
 from hypothesis import assume, example, given, strategies as st
 
 from trio_parallel_kafka.control.zstd import zstd_decompressor
@@ -45,35 +45,6 @@ java_runs = st.lists(st.integers(1, 40), max_size=60).map(lambda runs: runs[: le
 def completed_in(real: dict[str, Any]) -> OffsetRanges:
     """Make a real map's inclusive ranges half open."""
     return tuple((first, last + 1) for first, last in real["completed_above"])
-
-
-def ranges_of(committed: int, runs: list[int]) -> OffsetRanges:
-    """Read alternating runs the plain way."""
-    ranges = []
-    offset = committed
-    for index, run in enumerate(runs):
-        if index % 2:
-            ranges.append((offset, offset + run))
-        offset += run
-    return tuple(ranges)
-
-
-def java_body(letter: str, runs: list[int]) -> bytes:
-    """Write a Java map's body before compression."""
-    if letter in "ne":
-        return struct.pack(f">{len(runs)}{'h' if letter == 'n' else 'i'}", *runs)
-    bits = "".join("01"[index % 2] * run for index, run in enumerate(runs))
-    number = int(bits[::-1] or "0", 2).to_bytes((len(bits) + 7) // 8 + 1, "little")
-    return struct.pack(">h" if letter == "l" else ">i", len(bits)) + number
-
-
-def java_text(letter: str, runs: list[int]) -> str:
-    """Write a Java map."""
-    plain = dict(zip("aJsp", "lnoe", strict=True)).get(letter)
-    if plain is None:
-        return strict_base64.encode(letter.encode() + java_body(letter, runs))
-    compressor = zstandard.ZstdCompressor(write_content_size=False)
-    return strict_base64.encode(letter.encode() + compressor.compress(java_body(plain, runs)))
 
 
 @pytest.mark.parametrize("real", REAL_MAPS, ids=REAL_IDS)

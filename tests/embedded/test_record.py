@@ -128,6 +128,13 @@ def test_the_repr_of_a_decoded_record() -> None:
     assert repr(decoded) == "<Record orders[1]@0 key=b'k1' attempt=1 assignment_epoch=0>"
 
 
+def test_a_long_key_is_cut_where_it_is_shown() -> None:
+    """Messages name a record by its key, and have to stay readable when that is a megabyte."""
+    assert f"key={bytes(100)!r} attempt" in repr(Record("orders", 1, 0, key=bytes(100)))
+    assert f"key={bytes(100)!r}... (1000000 bytes) attempt" in repr(Record("orders", 1, 0, key=bytes(1_000_000)))
+    assert "key=None" in repr(Record("orders", 1, 0))
+
+
 def test_the_next_attempt() -> None:
     """The record of the next attempt counts one more, and is the same otherwise; the given one stays as it is."""
     record = Record("orders", 1, 0, key=b"k", value=b"v", attempt=3, assignment_epoch=9)

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
 import attrs
@@ -21,7 +21,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from trio_parallel_kafka.config.environment import VariableNames, Variables, read_dotenv, read_variables
 from trio_parallel_kafka.config.librdkafka import producer_connection_properties
 from trio_parallel_kafka.config.reading import READERS, flat, number, whole_number
-from trio_parallel_kafka.config.wording import Problem, did_you_mean
+from trio_parallel_kafka.config.wording import Problem, did_you_mean, name_shown
 from trio_parallel_kafka.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=attrs.AttrsInstance)
@@ -104,9 +104,13 @@ def _structure(cls: type[ConfigT], given: Mapping[str, Any]) -> ConfigT:
     try:
         return converter.structure(given, cls)
     except ClassValidationError as error:
-        raise _Faults(_without_inherited(_all_problems(converter, cls, given, error))) from error
+        refusal = error
+    # Not while that is being handled: when the client refuses a property, it keeps what is handled for ever, and by its
+    # traceback all that is given, secrets too.
+    raise _Faults(_without_inherited(_all_problems(converter, cls, given, refusal))) from refusal
 
 
+@cache
 def _converter(cls: type[attrs.AttrsInstance]) -> Converter:
     """A converter for the class, whose hooks leave what they don't understand for the class to judge."""
     converter = Converter(forbid_extra_keys=True, prefer_attrib_converters=True)
@@ -128,6 +132,7 @@ def _hook(read: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda value, _type: read(value)
 
 
+@cache
 def _sections(cls: type[attrs.AttrsInstance]) -> dict[str, type[attrs.AttrsInstance]]:
     """The fields that hold configurations themselves, and of which class these are."""
     return {name: part for name, hint in get_type_hints(cls).items() for part in get_args(hint) if attrs.has(part)}
@@ -188,9 +193,9 @@ def _all_problems(
     problems = list(_problems(error, field_names))
     if any(isinstance(each, ConfigError) for each in error.exceptions):
         return problems  # the class itself has spoken, of all that is given
-    names = set(map(str, given))
+    names = set(map(name_shown, given))
     unusable = {each.subject if each.subject in names else each.subject.partition(".")[0] for each in problems}
-    rest = {name: value for name, value in given.items() if str(name) not in unusable}
+    rest = {name: value for name, value in given.items() if name_shown(name) not in unusable}
     stand_ins = {name: value for name, value in _STAND_INS.items() if name in field_names}
     try:
         converter.structure({**stand_ins, **rest}, cls)
@@ -205,7 +210,7 @@ def _problems(error: ClassValidationError, field_names: tuple[str, ...]) -> Iter
         if isinstance(refusal, ConfigError):
             yield from (problem for problem in refusal.problems if isinstance(problem, Problem))
     unknown = (name for each in others if isinstance(each, ForbiddenExtraKeysError) for name in each.extra_fields)
-    for name in sorted(map(str, unknown)):
+    for name in sorted(map(name_shown, unknown)):
         fields = f"; the fields are {', '.join(field_names)}"
         yield Problem(name, f"is no field{did_you_mean(name, field_names) or fields}")
     for each, note in with_notes:

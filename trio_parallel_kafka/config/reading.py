@@ -12,7 +12,10 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
 
-from trio_parallel_kafka.config.wording import shown
+from trio_parallel_kafka.config.wording import name_shown, shown
+
+_DEEPEST: Final = 16
+"""Parts that a property's name may have; librdkafka's have up to six."""
 
 _EXACT_BELOW: Final = 2.0**53  # from there on, a float stands for several integers
 
@@ -82,10 +85,14 @@ def flat(value: Any) -> Any:
 
 
 def _flat_items(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
+    if prefix.count(".") >= _DEEPEST:
+        raise ValueError(
+            f"has mappings within mappings, more than {_DEEPEST} deep; give properties by their whole names"
+        )
     for name, value in table.items():
-        whole_name = f"{prefix}{name}" if prefix else name
+        whole_name = f"{prefix}{name_shown(name)}" if prefix else name
         if isinstance(value, Mapping):
-            yield from _flat_items(value, f"{whole_name}.")
+            yield from _flat_items(value, f"{name_shown(whole_name)}.")
         else:
             yield whole_name, value
 

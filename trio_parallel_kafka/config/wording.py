@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
-from typing import Final, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Self
 
-_SHORTENED: Final = reprlib.Repr()
+
+class _Shortened(reprlib.Repr):
+    """Shows no mapping: in the wrong place, it may hold secrets."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, Mapping):
+            return "{...}" if x else "{}"
+        return super().repr1(x, level)
+
+
+_SHORTENED: Final = _Shortened()
 _SHORTENED.maxstring = _SHORTENED.maxother = 80
 
 
@@ -41,7 +51,12 @@ class Problem(str):
 
 def property_subject(name: object) -> str:
     """What a problem with this librdkafka property is about."""
-    return f"kafka[{name!r}]"
+    return f"kafka[{name!r}]" if isinstance(name, str) else f"kafka[{shown(name)}]"
+
+
+def name_shown(name: object) -> str:
+    """A key of a mapping, which should be text, as a message shows it."""
+    return name if isinstance(name, str) else shown(name)
 
 
 def shown(value: object) -> str:

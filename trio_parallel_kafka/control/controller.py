@@ -44,7 +44,10 @@ from trio_parallel_kafka.repeats import Repeats
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.control")
 
 TICK: Final = 0.1
-"""Seconds between two looks at partitions that are full."""
+"""Seconds between two looks at partitions that are full, and at the time, while handlers run."""
+
+IDLE_TICK: Final = 1.0
+"""The same while none does."""
 
 STUCK_AFTER: Final = 1.0
 """Seconds after which the records behind a running one don't count as runnable."""
@@ -338,12 +341,16 @@ class Controller:
     @trio.lowlevel.enable_ki_protection
     async def _watch_flow(self) -> None:
         while True:
-            await trio.sleep(TICK)
+            await trio.sleep(TICK if self._is_at_work() else IDLE_TICK)
             self._clock.now = now = trio.current_time()
             for assignment in self.member.assignments:
                 if assignment.pause_reason == BUFFER_FULL:
                     stuck = [lane for lane in self.pool.running_on([assignment]) if now - lane.since > STUCK_AFTER]
                     self._resume_if_low(assignment, stuck)
+
+    def _is_at_work(self) -> bool:
+        is_full = any(assignment.pause_reason == BUFFER_FULL for assignment in self.member.assignments)
+        return is_full or bool(self.pool.running())
 
     def _resume_if_low(self, assignment: Assignment[Record], stuck: Collection[Lane[Record]] = ()) -> None:
         if self.member.resume_if_low(assignment, stuck):

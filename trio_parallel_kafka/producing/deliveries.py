@@ -22,8 +22,8 @@ _UNASSIGNED: Final = -1
 
 _NO_SUCH_TOPIC: Final = "the topic isn't there; make it, or correct its name"
 _TOO_LARGE: Final = (
-    "the record, or the batch that the client sent it in (batch.size), is larger than message.max.bytes of the client or "
-    "max.message.bytes of the topic allows"
+    "the record, or the batch that the client sent it in (batch.size), is larger than message.max.bytes of the client "
+    "or max.message.bytes of the topic allows"
 )
 _UNKNOWN: Final = "it is unknown whether the record was written"
 
