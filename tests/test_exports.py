@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import trio_parallel_kafka
-from trio_parallel_kafka import errors, statistics
+from trio_parallel_kafka import errors, statistics, testing
 
 PROMISED = {
     *("parallel_consumer", "ParallelConsumer", "ConsumerConfig", "Ordering", "Record", "BatchScope"),
@@ -28,28 +28,49 @@ PROMISED = {
     *("HandlerStuckError", "SerializationError", "DeliveryError", "RecordTooLargeError", "DeadLetterError"),
     *("ProducerFencedError", "ProducerClosedError", "WorkerDiedError", "WorkerStartError"),
 }
-EXPORTED = {
-    name: value
-    for name, value in vars(trio_parallel_kafka).items()
-    if not name.startswith("_") and not isinstance(value, types.ModuleType)
+PROMISED_FOR_TESTS = {
+    *("open_simulated_broker", "open_simulated_consumer", "SimulatedBroker", "SimulatedProcess"),
+    *("simulate", "seeded", "Broker", "open_kafka_broker", "KafkaBroker"),
+    *("open_embedded_broker", "EmbeddedBroker", "EmbeddedBrokerError"),
+    *("History", "Guarantee", "GuaranteeViolationError", "AtLeastOnce", "KeyOrder", "KeySerial", "OneOwner"),
+    *("LittleReplay", "ExactlyOnceOutput"),
 }
+PACKAGES = [(trio_parallel_kafka, PROMISED), (testing, PROMISED_FOR_TESTS)]
+
+
+def exported_by(package: types.ModuleType) -> dict[str, Any]:
+    """What people find in it."""
+    return {
+        name: value
+        for name, value in vars(package).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+
+EXPORTED = exported_by(trio_parallel_kafka)
 
 
 DECISIONS = {trio_parallel_kafka.Retry, trio_parallel_kafka.Skip, trio_parallel_kafka.DeadLetter}
 
 
-def test_the_names() -> None:
-    """The package exports what it promises, and nothing else."""
-    assert EXPORTED.keys() == PROMISED
+@pytest.mark.parametrize(("package", "promised"), PACKAGES)
+def test_the_names(package: types.ModuleType, promised: set[str]) -> None:
+    """A package exports what it promises, and nothing else."""
+    assert exported_by(package).keys() == promised
 
 
-def test_static_tools_see_the_same() -> None:
+@pytest.mark.parametrize(("package", "promised"), PACKAGES)
+def test_static_tools_see_the_same(package: types.ModuleType, promised: set[str]) -> None:
     """Each name is imported as itself, which is how static tools tell an export from a mere import."""
-    tree = ast.parse(Path(trio_parallel_kafka.__file__).read_text(encoding="utf-8"))
-    aliases = [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert {alias.asname for alias in aliases if alias.asname == alias.name} == EXPORTED.keys()
-    assert len(aliases) == len(EXPORTED)
-    assert [type(node) for node in tree.body[1:]] == [ast.ImportFrom] * (len(tree.body) - 1)
+    body = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8")).body[1:]
+    aliases = [alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert {alias.asname for alias in aliases if alias.asname == alias.name} == promised
+    assert len(aliases) == len(promised)
+    assert {type(node) for node in body} == {ast.ImportFrom}
+
+
+def test_it_is_typed() -> None:
+    """Type checkers are told to look at it."""
     assert Path(trio_parallel_kafka.__file__).with_name("py.typed").is_file()
 
 
@@ -74,7 +95,13 @@ def public_parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [part for name, value in EXPORTED.items() for part in public_parts(name, value)]
+    ("name", "value"),
+    [
+        part
+        for package, _ in PACKAGES
+        for name, value in exported_by(package).items()
+        for part in public_parts(name, value)
+    ],
 )
 def test_each_has_a_docstring(name: str, value: Any) -> None:
     """Every public class, function, method and property says what it is."""

@@ -15,7 +15,6 @@ from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.control.client import Client
 from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.control.controller import Controller
-from trio_parallel_kafka.control.gil import GilYield
 from trio_parallel_kafka.control.snapshot import take_snapshot
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.batching import BatchScope
@@ -378,14 +377,12 @@ async def _controlled(
     controller = Controller(config, client)
     consumer = ParallelConsumer(config, controller, client)
     scope = trio.CancelScope(shield=True)
-    instrument = GilYield()
 
     async def control() -> None:
         with scope:
             await controller.run()
 
     nursery.start_soon(control)
-    trio.lowlevel.add_instrument(instrument)
     try:
         await controller.join()
         yield consumer
@@ -394,7 +391,6 @@ async def _controlled(
             await consumer._close(problems)  # noqa: ASYNC102, SLF001 - its other half; shields and bounds itself
         finally:
             scope.cancel()
-            trio.lowlevel.remove_instrument(instrument)
 
 
 def _partitions(given: Iterable[tuple[str, int]] | None) -> list[TopicPartition] | None:

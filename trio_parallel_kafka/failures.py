@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -112,6 +112,19 @@ def add_notes(error: BaseException, problems: Iterable[ParallelKafkaError]) -> N
     """Say on an exception that leaves anyway what went wrong while leaving."""
     for problem in problems:
         error.add_note(f"while leaving, {type(problem).__name__}: {problem}")
+
+
+def leave_block(raised: BaseException | None, problems: Sequence[ParallelKafkaError]) -> None:
+    """End a block with what its body raised, or, in place of a cancellation, with what went wrong while leaving.
+
+    The others are told in notes.
+    """
+    if raised is not None and not (problems and is_cancellation(raised)):
+        add_notes(raised, problems)
+        raise raised
+    if problems:
+        add_notes(problems[0], problems[1:])
+        raise problems[0]
 
 
 def is_only(error: BaseException, raised: BaseException) -> bool:

@@ -6,11 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import trio
-
 from trio_parallel_kafka.config.producer import ProducerConfig
 from trio_parallel_kafka.control.cluster import current_cluster
-from trio_parallel_kafka.control.gil import GilYield
 from trio_parallel_kafka.produced import ProducerRecord, RecordMetadata
 from trio_parallel_kafka.producing.deliveries import PendingDelivery
 from trio_parallel_kafka.producing.port import Sends
@@ -156,10 +153,5 @@ async def open_producer(config: ProducerConfig) -> AsyncIterator[Producer]:
 
     **Cancellation.** A cancelled block still gets what was sent delivered, within ``close_timeout``.
     """
-    instrument = GilYield()
     async with current_cluster.get().open_sender(config) as sender:
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            yield Producer(sender)
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
+        yield Producer(sender)

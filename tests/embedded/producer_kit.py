@@ -8,6 +8,8 @@ from confluent_kafka import Consumer, KafkaError as ClientError, Message, TopicP
 from embedded.kit import PATIENCE
 
 from trio_parallel_kafka.config import ProducerConfig
+from trio_parallel_kafka.producer import Producer
+from trio_parallel_kafka.producing.sender import Sender
 from trio_parallel_kafka.testing import EmbeddedBroker
 
 Written = list[tuple[bytes | None, bytes | None]]
@@ -18,6 +20,13 @@ def sending(broker: EmbeddedBroker, /, **fields: Any) -> ProducerConfig:
     """A configuration that sends at once and waits for nothing in vain."""
     kafka = {"log_level": 0, "linger.ms": 0, "topic.metadata.propagation.max.ms": 50, **fields.pop("kafka", {})}
     return ProducerConfig(bootstrap_servers=broker.bootstrap_servers, kafka=kafka, **fields)
+
+
+def sender_of(producer: Producer) -> Sender:
+    """What is behind a producer of librdkafka."""
+    sender = producer._sender
+    assert isinstance(sender, Sender)
+    return sender
 
 
 def messages(broker: EmbeddedBroker, partition: int = 0, topic: str = "orders") -> list[Message]:

@@ -12,9 +12,10 @@ import trio
 from confluent_kafka import Producer as Client
 from confluent_kafka.serialization import SerializationContext
 from embedded.kit import PATIENCE, until
-from embedded.producer_kit import messages, sending, values, written
+from embedded.producer_kit import messages, sender_of, sending, values, written
 
 from trio_parallel_kafka import producer as front
+from trio_parallel_kafka.control import gil
 from trio_parallel_kafka.control.gil import GilYield
 from trio_parallel_kafka.errors import DeliveryError, ProducerClosedError, SerializationError
 from trio_parallel_kafka.produced import ProducerRecord, RawRecord, RecordMetadata
@@ -94,7 +95,7 @@ async def test_order_and_room(embedded_broker: EmbeddedBroker, monkeypatch: pyte
                 for number in range(200):
                     nursery.start_soon(functools.partial(producer.send, "orders", b"%d" % number, partition=0))
                     await trio.lowlevel.checkpoint()
-            crossings = producer._sender.crossings
+            crossings = sender_of(producer).crossings
     assert values(embedded_broker) == list(range(200))
     assert crossings > 10, "the queue never was full"
     assert 200 < len(tries) <= 200 + crossings + 1
@@ -115,7 +116,7 @@ async def test_now_or_not_at_all(embedded_broker: EmbeddedBroker) -> None:
                     producer.send_nowait("orders", b"pushes in")
                 assert not any(each.is_settled for each in pending)
                 embedded_broker.up()
-            async with producer._sender._turn():  # it is another's turn, who may wait for room just now
+            async with sender_of(producer)._turn():  # it is another's turn, who may wait for room just now
                 with pytest.raises(trio.WouldBlock):
                     producer.send_nowait("orders", b"pushes in")
             last = producer.send_nowait("orders", b"11", partition=0)
@@ -240,27 +241,36 @@ async def test_few_crossings(embedded_broker: EmbeddedBroker) -> None:
             async with trio.open_nursery() as nursery:
                 for number in range(count):
                     nursery.start_soon(producer.send, "orders", b"%d" % number)
-            print(f"{producer._sender.crossings} crossings")
-            assert producer._sender.crossings < 100
+            print(f"{sender_of(producer).crossings} crossings")
+            assert sender_of(producer).crossings < 100
 
 
 async def test_a_busy_loop(embedded_broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the length of the block, and no longer, the thread gets its turn at the GIL."""
+    """For the length of the blocks, and no longer, their threads get their turn at the GIL, by one instrument."""
+    made: list[GilYield] = []
     waits: list[float] = []
 
     class Counting(GilYield):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
         def before_io_wait(self, timeout: float) -> None:
             waits.append(timeout)
             super().before_io_wait(timeout)
 
-    monkeypatch.setattr(front, "GilYield", Counting)
+    monkeypatch.setattr(gil, "GilYield", Counting)
     with trio.fail_after(PATIENCE):
-        async with open_producer(sending(embedded_broker)) as producer:
-            await producer.send("orders", b"1")
+        async with open_producer(sending(embedded_broker)) as first:
+            async with open_producer(sending(embedded_broker)) as second:
+                await second.send("orders", b"1")
+            count = len(waits)
+            await first.send("orders", b"2")
+            assert len(waits) > count
         count = len(waits)
-        assert count
         await trio.sleep(0.001)
         assert len(waits) <= count + 1  # it is told of the end of the wait that it was removed in
+    assert len(made) == 1
 
 
 async def test_after_the_block(embedded_broker: EmbeddedBroker) -> None:

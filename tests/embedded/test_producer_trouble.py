@@ -11,7 +11,7 @@ import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError, KafkaException, Producer as Client
 from embedded.kit import PATIENCE, until
-from embedded.producer_kit import sending, values
+from embedded.producer_kit import sender_of, sending, values
 
 from trio_parallel_kafka.config import ProducerConfig
 from trio_parallel_kafka.errors import (
@@ -193,7 +193,7 @@ async def test_old_trouble_explains_nothing(embedded_broker: EmbeddedBroker) -> 
     with trio.fail_after(PATIENCE):
         async with open_producer(sending(embedded_broker, delivery_timeout=0.5)) as producer:
             await trio.testing.wait_all_tasks_blocked()
-            producer._sender.troubled(ClientError(ClientError._TRANSPORT, "long ago"))
+            sender_of(producer).troubled(ClientError(ClientError._TRANSPORT, "long ago"))
             await producer.send("orders", b"1")
             embedded_broker.delay(PATIENCE)
             with pytest.raises(DeliveryError, match="within delivery_timeout; it is unknown") as caught:
@@ -239,8 +239,8 @@ async def test_refused_and_then_cancelled(embedded_broker: EmbeddedBroker) -> No
     async def use() -> None:
         async with open_producer(sending(embedded_broker, kafka=HELD)) as producer, trio.open_nursery() as nursery:
             nursery.start_soon(producer.send_all, records)
-            await until(lambda: len(producer._sender._outstanding) == 2)
-            await until(lambda: len(producer._sender._outstanding) == 1)
+            await until(lambda: len(sender_of(producer)._outstanding) == 2)
+            await until(lambda: len(sender_of(producer)._outstanding) == 1)
             nursery.cancel_scope.cancel()
 
     with trio.fail_after(PATIENCE), pytest.raises(DeliveryError, match=r"^1 of the records .*\n.*odrers"):
@@ -286,7 +286,7 @@ async def test_a_fatal_error_and_another(embedded_broker: EmbeddedBroker) -> Non
 
     async def use() -> None:
         async with open_producer(sending(embedded_broker)) as producer:
-            await producer._sender.wait_ended()
+            await sender_of(producer).wait_ended()
             await producer.send("orders", b"1")
 
     with trio.fail_after(PATIENCE), pytest.raises(DeliveryError) as caught:
@@ -306,7 +306,7 @@ async def test_a_callback_that_raises(nothing_stays: None, embedded_broker: Embe
 
     async def use() -> None:
         async with open_producer(config) as producer:
-            await producer._sender.wait_ended()
+            await sender_of(producer).wait_ended()
 
     with trio.fail_after(PATIENCE), pytest.raises(KafkaError, match="the Kafka client ended: statistics") as caught:
         await use()
@@ -320,9 +320,9 @@ async def test_an_error_within_a_callback(embedded_broker: EmbeddedBroker) -> No
         async with open_producer(sending(embedded_broker)) as producer:
             error = SystemError("a result with an exception set")
             error.__cause__ = KafkaException(ClientError(ClientError.UNKNOWN, "told"))
-            producer._sender.failed(error)
-            await producer._sender.wait_ended()
-            producer._sender.failed(ValueError("the first one counts"))
+            sender_of(producer).failed(error)
+            await sender_of(producer).wait_ended()
+            sender_of(producer).failed(ValueError("the first one counts"))
 
     with trio.fail_after(PATIENCE), pytest.raises(KafkaError, match="the client can't go on: told"):
         await use()
@@ -351,7 +351,7 @@ async def test_a_thread_that_outlives_the_run(embedded_broker: EmbeddedBroker) -
 
     async def leave_behind() -> Sender:
         async with open_producer(sending(embedded_broker)) as producer:
-            return producer._sender
+            return sender_of(producer)
 
     sender = await trio.to_thread.run_sync(trio.run, leave_behind)
     sender.failed(ValueError("nobody listens"))
@@ -458,7 +458,7 @@ async def test_a_client_that_does_not_close(embedded_broker: EmbeddedBroker, mon
 
     async def use() -> None:
         async with open_producer(sending(embedded_broker, close_timeout=0.1)) as producer:
-            senders.append(producer._sender)
+            senders.append(sender_of(producer))
             embedded_broker.down()
             pending.append(producer.send_nowait("orders", b"lost", partition=0))
 
@@ -491,6 +491,6 @@ async def test_opened_too_late(embedded_broker: EmbeddedBroker) -> None:
     with trio.fail_after(PATIENCE):
         async with open_producer(sending(embedded_broker)) as producer:
             pass
-        producer._sender.opened(Client({"log_level": 0}))
+        sender_of(producer).opened(Client({"log_level": 0}))
         await trio.testing.wait_all_tasks_blocked()
-    assert producer._sender._client is None
+    assert sender_of(producer)._client is None

@@ -55,6 +55,7 @@ class ScriptedBroker(SimulatedBroker):
             raise AssertionError("nothing happens by itself here")
 
         super().__init__(start_soon, History(clock=lambda: 0.0))
+        self.is_open = False  # nobody's session ends by itself
         self.one_group = ScriptedGroup(self.matching, self.network, self.history)
         for name, count in topics.items():
             self.create_topic(name, count)

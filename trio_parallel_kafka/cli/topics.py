@@ -14,7 +14,6 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from trio_parallel_kafka.config import ConsumerConfig, Ordering
 from trio_parallel_kafka.errors import BrokerUnreachableError, KafkaError
-from trio_parallel_kafka.testing import open_embedded_broker
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.cli")
 
@@ -69,6 +68,9 @@ def open_topic(bootstrap_servers: str | None, *, partitions: int) -> AbstractCon
 
 @contextmanager
 def _embedded_topic(partitions: int) -> Iterator[OrderTopic]:
+    # Here, because members and health checks, which never get here, should start fast.
+    from trio_parallel_kafka.testing import open_embedded_broker  # noqa: PLC0415
+
     with open_embedded_broker({"orders": partitions}) as broker:
         yield OrderTopic(
             name="orders",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.config.producer import ProducerConfig
 from trio_parallel_kafka.control.client import Client
+from trio_parallel_kafka.control.gil import yielding_gil
 from trio_parallel_kafka.control.kafka_client import open_kafka_client
 from trio_parallel_kafka.errors import ParallelKafkaError
 from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.producing.sender import open_sender
 from trio_parallel_kafka.producing.transactional import MakesTransactions, TransactionalProducer
+
+T = TypeVar("T")
 
 
 class Cluster(Protocol):
@@ -37,13 +41,20 @@ class Librdkafka:
     def open_client(
         self, config: ConsumerConfig, problems: list[ParallelKafkaError]
     ) -> AbstractAsyncContextManager[Client]:
-        return open_kafka_client(config, problems)
+        return _beside_its_thread(open_kafka_client(config, problems))
 
     def open_sender(self, config: ProducerConfig) -> AbstractAsyncContextManager[Sends]:
-        return open_sender(config)
+        return _beside_its_thread(open_sender(config))
 
     def transactional_producer(self, config: ConsumerConfig) -> MakesTransactions:
         return TransactionalProducer(config)
+
+
+@asynccontextmanager
+async def _beside_its_thread(opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    with yielding_gil():
+        async with opening as opened:
+            yield opened
 
 
 current_cluster: Final[ContextVar[Cluster]] = ContextVar("current_cluster", default=Librdkafka())  # noqa: B039 - it has no state

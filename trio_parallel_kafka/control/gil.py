@@ -9,6 +9,8 @@ after at most 8 ms with this instrument.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -21,6 +23,7 @@ class GilYield(trio.abc.Instrument):
     """Sleeps ``PAUSE`` seconds for every ``MAX_BUSY`` seconds in which the loop had no rest."""
 
     def __init__(self) -> None:
+        self.users = 0
         self._last_rest = self._wait_began = time.perf_counter()
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - Trio's signature
@@ -35,3 +38,24 @@ class GilYield(trio.abc.Instrument):
         elif now - self._last_rest > MAX_BUSY:
             time.sleep(PAUSE)
             self._last_rest = time.perf_counter()
+
+
+_shared: Final[trio.lowlevel.RunVar[GilYield | None]] = trio.lowlevel.RunVar("gil_yield", None)
+
+
+@contextmanager
+def yielding_gil() -> Iterator[None]:
+    """Yield it for the length of a block; all such blocks of a run share one instrument."""
+    instrument = _shared.get()
+    if instrument is None:
+        instrument = GilYield()
+        _shared.set(instrument)
+        trio.lowlevel.add_instrument(instrument)
+    instrument.users += 1
+    try:
+        yield
+    finally:
+        instrument.users -= 1
+        if not instrument.users:
+            _shared.set(None)
+            trio.lowlevel.remove_instrument(instrument)

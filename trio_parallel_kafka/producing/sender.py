@@ -26,7 +26,7 @@ from trio_parallel_kafka.errors import (
     RecordTooLargeError,
     SerializationError,
 )
-from trio_parallel_kafka.failures import add_notes, as_error, end_error, final_error, is_cancellation
+from trio_parallel_kafka.failures import as_error, end_error, final_error, leave_block
 from trio_parallel_kafka.produced import ProducerRecord, RawRecord, RecordMetadata
 from trio_parallel_kafka.producing.arguments import produce_arguments
 from trio_parallel_kafka.producing.deliveries import (
@@ -59,13 +59,7 @@ async def open_sender(config: ProducerConfig) -> AsyncIterator[Sender]:
             raised = error
         finally:
             await sender.close()  # noqa: ASYNC102 - it shields and bounds itself
-    problems = [problem for problem in sender.problems() if problem is not raised]
-    if raised is not None and not (problems and is_cancellation(raised)):
-        add_notes(raised, problems)
-        raise raised
-    if problems:
-        add_notes(problems[0], problems[1:])
-        raise problems[0]
+    leave_block(raised, [problem for problem in sender.problems() if problem is not raised])
 
 
 @attrs.define

@@ -128,7 +128,7 @@ class EmbeddedBroker:
         if hasattr(library, _SET_CONTROLLER):
             self._checked_call(_SET_CONTROLLER, 1)
 
-    def create_topic(self, name: str, partitions: int) -> None:
+    def create_topic(self, name: str, partitions: int = 1) -> None:
         """Make a topic; one that a client names first is made by itself, with 4 partitions.
 
         Raises:
@@ -151,7 +151,7 @@ class EmbeddedBroker:
         """Answer the next requests of one kind with errors, one error a request.
 
         Args:
-            api: Kafka's name of the request, one of :data:`API_KEYS`.
+            api: Kafka's name of the request, one of :data:`.API_KEYS`.
             error_codes: Kafka's error codes, such as ``confluent_kafka.KafkaError.NOT_COORDINATOR``,
                 in the order of use; 0 lets one request pass, and librdkafka's own ``_TRANSPORT`` cuts the
                 connection. What earlier calls named is used up first.

@@ -81,7 +81,7 @@ class Failed(AttemptEvent):
     """The handler raised, or returned what can't be sent, or was cancelled because its time was up.
 
     Attributes:
-        error: the exception's :func:`repr`.
+        error: the exception's ``repr``.
     """
 
     error: str

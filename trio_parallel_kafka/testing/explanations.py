@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 
 from trio_parallel_kafka.testing.events import (
     AttemptEvent,
-    Committed,
     Died,
     Event,
-    Failed,
     GivenUp,
     GroupEvent,
     Joined,
@@ -99,31 +97,21 @@ def _table(numbered: Sequence[tuple[int, Event]], broken_by: int | None) -> Iter
 
 def _said_of(event: Event) -> tuple[str, str]:
     """The member concerned, if there is one, and the rest."""
-    match event:
-        case Produced():
-            return "", f"{event.place}  key={event.key!r}"
-        case AttemptEvent():
-            error = f"  error={event.error}" if isinstance(event, Failed) else ""
-            return event.member, (
-                f"{event.place}  key={event.key!r}  attempt={event.attempt}"
-                f"  assignment_epoch={event.assignment_epoch}  call={event.call}{error}"
-            )
-        case Committed():
-            metadata = f"  metadata={event.metadata!r}" if event.metadata else ""
-            return event.member, f"{event.partition}  offset={event.offset}{metadata}"
-        case GroupEvent():
-            return event.member, ", ".join(map(str, event.partitions))
-        case Joined() | Died():
-            return event.member, ""
-        case Output():
-            origin = "" if event.origin is None else f"  origin={event.origin}"
-            return "", f"{event.topic}  key={event.key!r}  value={_shortened(event.value)}{origin}"
-        case GivenUp():
-            return "", str(event.place)
-    return "", ""
+    names = [field.name for field in attrs.fields(type(event)) if field.name not in {"at", "member"}]
+    words = [_word(name, getattr(event, name)) for name in names]
+    return getattr(event, "member", ""), "  ".join(word for word in words if word)
 
 
-def _shortened(value: bytes | None) -> str:
-    if value is None or len(value) <= LONGEST_VALUE:
-        return repr(value)
-    return f"{value[:LONGEST_VALUE]!r}... ({len(value)} bytes)"
+def _word(name: str, value: Any) -> str:
+    match name:
+        case "topic" | "place" | "partition":
+            return str(value)
+        case "partitions":
+            return ", ".join(map(str, value))
+        case "origin" | "metadata" if not value:
+            return ""
+        case "origin" | "error":
+            return f"{name}={value}"
+        case "value" if len(value or b"") > LONGEST_VALUE:
+            return f"value={value[:LONGEST_VALUE]!r}... ({len(value)} bytes)"
+    return f"{name}={value!r}"

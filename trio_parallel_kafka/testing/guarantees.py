@@ -22,7 +22,7 @@ from trio_parallel_kafka.testing.events import (
     Started,
 )
 from trio_parallel_kafka.testing.explanations import Finding, Lane
-from trio_parallel_kafka.testing.guarantee import Facts, Guarantee
+from trio_parallel_kafka.testing.guarantee import Facts, Guarantee, KeyOf
 from trio_parallel_kafka.testing.history import History
 from trio_parallel_kafka.testing.lane_order import LaneOrder
 from trio_parallel_kafka.testing.offsets import Offsets
@@ -49,11 +49,12 @@ class AtLeastOnce(Guarantee):
 
     Args:
         history: what happened.
+        key_of: as for :class:`KeyOrder`; it only chooses what the explanation tells.
         is_finished: whether all that was produced was to be handled by its end. ``False``: only commits are looked at.
     """
 
-    def __init__(self, history: History, *, is_finished: bool = True) -> None:
-        super().__init__(history)
+    def __init__(self, history: History, *, key_of: KeyOf | None = None, is_finished: bool = True) -> None:
+        super().__init__(history, key_of=key_of)
         self._is_finished: Final = is_finished
 
     def _findings(self, facts: Facts) -> Iterator[Finding]:

@@ -50,8 +50,9 @@ class History:
         events: what has happened already.
         clock: gives seconds. Default: Trio's time. Histories that are to be merged need one clock, such as
             :func:`time.monotonic`.
-        sees_dead_letters: whether it is told of each dead letter that arrives, by :meth:`dead_letter`. Otherwise a
-            record counts as done as soon as it is *to be* sent to the dead letters.
+        sees_dead_letters: whether it is told of each dead letter that arrives, by :meth:`dead_letter`. Otherwise, and
+            where ``config`` says exactly once, or that a dead letter that isn't taken is passed over, a record counts
+            as done as soon as it is *to be* sent to the dead letters.
     """
 
     def __init__(
@@ -92,18 +93,20 @@ class History:
         It is of the same kind: async or plain, of records or of batches. Wrap it anew for each consumer that you start,
         for here a life of that member begins.
 
-        A record is given up where the handler raises :class:`Skip` or :class:`DeadLetter`, and, if ``config`` says so,
+        A record is given up where the handler raises :exc:`.Skip` or :exc:`.DeadLetter`, and, if ``config`` says so,
         where it fails for the last time; but see ``sees_dead_letters``.
 
         Args:
             handler: the one to be watched.
             member: a name for the consumer that runs it, not shared by two that run at once. At the simulated broker,
-                the one that the consumer has there.
+                the one that the consumer has there. Default: the ``client.id`` in ``config``, if there is one.
             config: of that consumer. It tells which failures are final, and which cancellations are timeouts; without
                 it, say by :meth:`given_up` what is passed over after a failure.
 
         Where a handler is run in worker processes, what they note isn't seen here, unless it is written to a file.
         """
+        if config is not None and not member:
+            member = str(config.kafka.get("client.id", ""))
         self.joined(member)
         watch = Watch(
             member,
@@ -135,9 +138,7 @@ class History:
             KeyError: they aren't those of a dead letter.
         """
         found = {name: value or b"" for name, value in headers}
-        partition, offset = (
-            int.from_bytes(found[name], "big", signed=True) for name in (ORIGINAL_PARTITION, ORIGINAL_OFFSET)
-        )
+        partition, offset = (int.from_bytes(found[name], "big") for name in (ORIGINAL_PARTITION, ORIGINAL_OFFSET))
         self.given_up(found[ORIGINAL_TOPIC].decode(), partition, offset)
 
     def output(
@@ -238,6 +239,8 @@ _JSON: Final = make_converter()
 # Keys and values are mostly text: so a file can be read by people, and yet each byte comes back.
 _JSON.register_unstructure_hook(bytes, lambda raw: raw.decode("latin-1"))
 _JSON.register_structure_hook(bytes, lambda text, _: text.encode("latin-1"))
+for _place in (Place, TopicPartition):
+    _JSON.register_structure_hook(_place, lambda parts, kind: kind(*parts))
 
 
 def _append(file: int, event: Event) -> None:

@@ -71,8 +71,8 @@ class _Course:
         """A heap of the same records; those that are done meanwhile are dropped when they come up."""
 
     def started(self, offset: int, call: int, given_up: set[int]) -> str | None:
-        lowest = self._lowest_undone(given_up)
-        if lowest is not None and lowest < offset and self._calls[lowest] != call:
+        lowest = self._lowest_undone(call, given_up)
+        if lowest is not None and lowest < offset:
             return f"before offset {lowest}, started in the same assignment, was completed or given up in it"
         if offset < self._reached and offset not in self._batch:
             return f"after offset {self._reached} of its lane, in the same assignment"
@@ -90,9 +90,12 @@ class _Course:
     def completed(self, offset: int) -> None:
         self._calls.pop(offset, None)
 
-    def _lowest_undone(self, given_up: set[int]) -> int | None:
+    def _lowest_undone(self, call: int, given_up: set[int]) -> int | None:
+        """The first record that should be done by now; not those that the call itself began with."""
         while self._lowest:
             lowest = self._lowest[0]
+            if self._calls.get(lowest) == call:
+                break
             if lowest in self._calls and lowest not in given_up:
                 return lowest
             heappop(self._lowest)

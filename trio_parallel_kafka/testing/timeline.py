@@ -67,7 +67,7 @@ class Attempt:
     tenure: Tenure
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Moment:
     """An event that counts.
 
@@ -121,7 +121,6 @@ class Timeline:
             self._begin_life(event.member)
         elif isinstance(event, Died):
             self._dead.add(event.member)
-            self._begin_life(event.member)
             return Moment(index, event, tuple(self._running.pop(event.member, {}).values()))
         return Moment(index, event)
 

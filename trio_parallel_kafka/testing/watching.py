@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Self, TypeGuard, TypeVar, cast
 
 import trio
 
-from trio_parallel_kafka.config import ConsumerConfig, OnFailure, RetryPolicy
+from trio_parallel_kafka.config import ConsumerConfig, Delivery, OnFailure, RetryPolicy
 from trio_parallel_kafka.errors import InvalidResultError, ProducerClosedError, ProducerFencedError
 from trio_parallel_kafka.execution.deadline import timeout_error
-from trio_parallel_kafka.execution.engines.handlers import is_async, made
+from trio_parallel_kafka.execution.engines.handlers import is_async
 from trio_parallel_kafka.execution.settling import outputs_of
 from trio_parallel_kafka.failures import is_cancellation
 from trio_parallel_kafka.outcomes import DeadLetter, Retry, Skip, unwrapped
@@ -39,7 +39,7 @@ class FinalFailures:
     def __init__(self, config: ConsumerConfig | None, *, sees_dead_letters: bool) -> None:
         self._retry: Final = None if config is None else config.retry
         self._on_failure: Final = OnFailure.RAISE if config is None else config.on_failure
-        self._dead_letters_count: Final = not sees_dead_letters
+        self._dead_letters_count: Final = not sees_dead_letters or _goes_on_before_dead_letters(config)
         self._buries: Final = (
             config is None or config.dead_letter is not None or config.on_failure is OnFailure.DEAD_LETTER
         )
@@ -58,6 +58,14 @@ class FinalFailures:
                     self._on_failure is OnFailure.DEAD_LETTER and self._dead_letters_count
                 )
                 return is_passed_over and not _is_tried_again(self._retry, cause, attempt)
+
+
+def _goes_on_before_dead_letters(config: ConsumerConfig | None) -> bool:
+    """Whether a lane's next record may start although a dead letter hasn't arrived, or never will."""
+    if config is None:
+        return False
+    is_dispensable = config.dead_letter is not None and config.dead_letter.on_dead_letter_failure == "skip"
+    return is_dispensable or config.delivery is Delivery.EXACTLY_ONCE  # it arrives with its transaction
 
 
 def _is_tried_again(retry: RetryPolicy | None, error: Exception, attempt: int) -> bool:
@@ -104,39 +112,34 @@ class Watch:
 
             @functools.wraps(handler)
             async def handle(given: Any) -> object:  # noqa: ASYNC910 - a checkpoint is up to the handler
-                call = _Call(self, given)
-                try:
-                    result = made(await handler(given))
-                except BaseException as error:
-                    call.raised(error)
-                    raise
-                call.returned(result)
-                return result
+                with _Call(self, given) as call:
+                    call.result = call.made(await handler(given))
+                return call.result
 
         else:
 
             @functools.wraps(handler)
             def handle(given: Any) -> object:
-                call = _Call(self, given)
-                try:
-                    result = made(handler(given))
-                except BaseException as error:
-                    call.raised(error)
-                    raise
-                call.returned(result)
-                return result
+                with _Call(self, given) as call:
+                    call.result = call.made(handler(given))
+                return call.result
 
         return cast("Handler", handle)
 
 
 class _Call:
-    """A call of the handler, with one record or with a batch of them."""
+    """A call of the handler, with one record or with a batch of them; a block around it.
 
-    __slots__ = ("_attempts", "_began", "_is_batch", "_watch")
+    Attributes:
+        result: what the handler returned.
+    """
+
+    __slots__ = ("_attempts", "_began", "_is_batch", "_watch", "result")
 
     def __init__(self, watch: Watch, given: Any) -> None:
         self._watch = watch
         self._is_batch = isinstance(given, tuple)
+        self.result: object = None
         records: Sequence[Record[Any, Any]] = given if self._is_batch else (given,)
         number = next(watch.calls)
         self._attempts: list[Attempted] = [
@@ -151,25 +154,53 @@ class _Call:
             for record in records
         ]
         self._began = watch.clock()
-        for attempt in self._attempts:
-            watch.add(Started(self._began, *attempt))
 
-    def returned(self, result: object) -> None:
+    def __enter__(self) -> Self:
+        for attempt in self._attempts:
+            self._watch.add(Started(self._began, *attempt))
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            self._returned()
+        else:
+            self._raised(error)
+
+    def made(self, result: object) -> object:
+        """The same result, with what is to be yielded made now, for it can be looked at but once."""
+        if not self._is_batch:
+            return _made(result)
+        return [_made_or_error(each) for each in result] if self._is_outcomes(result) else result
+
+    def _returned(self) -> None:
         watch = self._watch
         now = watch.clock()
         timeout = watch.timeout
-        if timeout is not None and now - self._began >= timeout:  # it has failed, whatever it returns
+        if timeout is not None and now - self._began >= timeout:  # it has failed, whatever it returned
             self._all_failed(now, timeout_error(timeout))
             return
-        outcomes = _outcomes_of(result, len(self._attempts)) if self._is_batch else (result,)
-        for attempt, outcome in zip(self._attempts, outcomes, strict=True):
+        for attempt, outcome in zip(self._attempts, self._outcomes(), strict=True):
             error = _error_in(outcome)
             if error is None:
                 watch.add(Completed(now, *attempt))
             else:
                 self._failed(now, attempt, error)
 
-    def raised(self, error: BaseException) -> None:
+    def _outcomes(self) -> Sequence[object]:
+        """What has become of each record."""
+        count = len(self._attempts)
+        if not self._is_batch or self.result is None:
+            return [self.result] * count
+        if self._is_outcomes(self.result):
+            return self.result
+        return [InvalidResultError(f"not one outcome for each of {count} records")] * count
+
+    def _is_outcomes(self, result: object) -> TypeGuard[Sequence[object]]:
+        return (
+            isinstance(result, Sequence) and not isinstance(result, str | bytes) and len(result) == len(self._attempts)
+        )
+
+    def _raised(self, error: BaseException) -> None:
         watch = self._watch
         now = watch.clock()
         if isinstance(error, Exception):
@@ -195,13 +226,15 @@ class _Call:
             watch.add(GivenUp(now, place))
 
 
-def _outcomes_of(result: object, count: int) -> Sequence[object]:
-    """What a handler of batches says of each record."""
-    if result is None:
-        return [None] * count
-    if isinstance(result, Sequence) and not isinstance(result, str | bytes) and len(result) == count:
-        return result
-    return [InvalidResultError(f"not one outcome for each of {count} records")] * count
+def _made(result: object) -> object:
+    return tuple(result) if isinstance(result, Iterator) else result
+
+
+def _made_or_error(outcome: object) -> object:
+    try:
+        return _made(outcome)
+    except Exception as error:  # noqa: BLE001 - as for the consumer, it concerns this record alone
+        return error
 
 
 def _error_in(outcome: object) -> Exception | None:
@@ -210,7 +243,7 @@ def _error_in(outcome: object) -> Exception | None:
         return outcome
     try:
         outputs_of(outcome)
-    except InvalidResultError as error:
+    except Exception as error:  # noqa: BLE001 - what isn't a list may raise anything
         return error
     return None
 

@@ -21,21 +21,25 @@ from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.control.dead_letters import ORIGINAL_OFFSET
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.errors import ParallelKafkaError
+from trio_parallel_kafka.failures import is_only, leave_block
 from trio_parallel_kafka.produced import ProducerRecord, RecordMetadata
 from trio_parallel_kafka.producing.encoding import Encoder
 from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.record import Record, wrap
 from trio_parallel_kafka.testing.history import History
 from trio_parallel_kafka.testing.simulation.client import SimulatedClient, open_simulated_client
-from trio_parallel_kafka.testing.simulation.group import Group
+from trio_parallel_kafka.testing.simulation.group import Group, GroupMember
 from trio_parallel_kafka.testing.simulation.log import Log
-from trio_parallel_kafka.testing.simulation.network import Network, checked
+from trio_parallel_kafka.testing.simulation.network import APIS, Network, checked
 from trio_parallel_kafka.testing.simulation.process import Killable, current_process
 from trio_parallel_kafka.testing.simulation.sender import SimulatedSender
 from trio_parallel_kafka.testing.simulation.transactions import Coordinator, SimulatedTransactions
 
 MAX_MESSAGE_BYTES: Final = 1_048_588
 """What a broker takes by default (``message.max.bytes``)."""
+
+CONSUMER_SESSION_TIMEOUT: Final = 45.0
+"""Seconds; what a broker has by default (``group.consumer.session.timeout.ms``)."""
 
 C = TypeVar("C", bound=Killable)
 StartSoon = Callable[..., None]
@@ -52,18 +56,25 @@ class SimulatedBroker:
         history: where it is noted what happens.
 
     Attributes:
+        bootstrap_servers: an address for configurations, which have to name one; any other does as well.
         history: the same.
         logs: the partitions, as they are.
+        is_open: whether its block hasn't ended.
         max_message_bytes: of a record's key and value together.
+        consumer_session_timeout: seconds without a sign of life after which a member of the consumer protocol is taken
+            for dead; with the others, that is the member's ``session.timeout.ms``.
     """
 
     def __init__(self, start_soon: StartSoon, history: History) -> None:
+        self.bootstrap_servers: Final = "simulated:9092"
         self.history: Final = history
         self.logs: Final[dict[TopicPartition, Log]] = {}
         self.topic_ids: dict[str, bytes] = {}
         self.network: Final = Network()
         self.transactions: Final = Coordinator(self)
+        self.is_open: bool = True
         self.max_message_bytes: int = MAX_MESSAGE_BYTES
+        self.consumer_session_timeout: float = CONSUMER_SESSION_TIMEOUT
         self._start_soon: Final = start_soon
         self._groups: Final[dict[str, Group]] = {}
         self._clients: Final[list[SimulatedClient]] = []
@@ -88,7 +99,7 @@ class SimulatedBroker:
         present = self.partition_counts[name]
         if partitions <= present:
             raise ValueError(f"topic {name!r} is to have {partitions} partitions, and has {present}")
-        self.topic_ids.setdefault(name, bytes([next(self._ids)]) * 16)
+        self.topic_ids.setdefault(name, self._new_id())
         for number in range(present, partitions):
             place = TopicPartition(name, number)
             self.logs[place] = Log(place)
@@ -96,23 +107,45 @@ class SimulatedBroker:
             group.rebalance()
 
     def recreate_topic(self, name: str) -> None:
-        """Delete a topic and make it anew, empty; its consumers aren't told."""
-        self.topic_ids[name] = bytes([next(self._ids)]) * 16
-        for partition in self.logs:
-            if partition.topic == name:
-                self.logs[partition] = Log(partition)
+        """Delete a topic and make it anew, empty; its consumers aren't told.
+
+        Raises:
+            KeyError: there is no such topic.
+        """
+        partitions = self._partitions(name)
+        self.topic_ids[name] = self._new_id()
+        for partition in partitions:
+            self.logs[partition] = Log(partition)
 
     def delete_records(self, topic: str, partition: int, *, before: int) -> None:
-        """Delete what is below an offset, as retention does."""
+        """Delete what is below an offset, as retention does; the history has those records as given up.
+
+        Raises:
+            KeyError: there is no such partition.
+        """
         log = self.logs[TopicPartition(topic, partition)]
-        log.cut(before, max(before, log.end))
-        self._tell()
+        self._cut(log, before, max(before, log.end))
 
     def truncate(self, topic: str, partition: int, *, end: int) -> None:
-        """Lose what is from an offset on, as an unclean election of a leader does."""
+        """Lose what is from an offset on, as an unclean election of a leader does; else like :meth:`delete_records`."""
         log = self.logs[TopicPartition(topic, partition)]
-        log.cut(min(log.first, end), end)
+        self._cut(log, min(log.first, end), end)
+
+    def _cut(self, log: Log, first: int, end: int) -> None:
+        for offset in log.records:
+            if not first <= offset < end:
+                self.history.given_up(*log.partition, offset)
+        log.cut(first, end)
         self._tell()
+
+    def _partitions(self, topic: str) -> list[TopicPartition]:
+        found = [each for each in self.logs if each.topic == topic]
+        if not found:
+            raise KeyError(topic)
+        return found
+
+    def _new_id(self) -> bytes:
+        return next(self._ids).to_bytes(16, "big")
 
     # Records
 
@@ -149,10 +182,13 @@ class SimulatedBroker:
         return written
 
     def records(self, topic: str, partition: int | None = None) -> list[Record]:
-        """What a reader of committed records finds, by partition and offset."""
-        numbers = range(self.partition_counts[topic]) if partition is None else [partition]
-        logs = [self.logs[TopicPartition(topic, number)] for number in numbers]
-        return [wrap(message, 0, 0.0) for log in logs for message in log.records.values()]
+        """What a reader of committed records finds, by partition and offset.
+
+        Raises:
+            KeyError: there is no such topic, or no such partition.
+        """
+        places = self._partitions(topic) if partition is None else [TopicPartition(topic, partition)]
+        return [wrap(message, 0, 0.0) for place in places for message in self.logs[place].records.values()]
 
     def write(self, record: ProducerRecord) -> RecordMetadata:
         """Write a record that a client has sent."""
@@ -196,9 +232,27 @@ class SimulatedBroker:
         """What a group has committed: offset and metadata, by topic and partition."""
         return MappingProxyType(self.group(group_id).offsets)  # type: ignore[arg-type]  # a pair is a pair
 
+    def lag(self, group_id: str, topic: str) -> int:
+        """How many records of a topic are at or above what a group has committed, or would begin with.
+
+        Raises:
+            KeyError: there is no such topic.
+        """
+        offsets = self.group(group_id).offsets
+        return sum(
+            offset >= offsets.get(place, (0, None))[0]
+            for place in self._partitions(topic)
+            for offset in self.logs[place].records
+        )
+
     def commit(self, group_id: str, topic: str, partition: int, offset: int, metadata: str = "") -> None:
-        """Set a group's offset, as an operator does."""
-        self.group(group_id).commit("", [(TopicPartition(topic, partition), offset, metadata)], None)
+        """Set a group's offset, as an operator does.
+
+        Raises:
+            KeyError: there is no such partition.
+        """
+        place = self.logs[TopicPartition(topic, partition)].partition
+        self.group(group_id).commit("", [(place, offset, metadata)], None)
 
     def members(self, group_id: str) -> Sequence[SimulatedClient]:
         """Who is in a group, in the order of joining."""
@@ -239,9 +293,7 @@ class SimulatedBroker:
 
     def delay(self, seconds: float, *apis: str) -> None:
         """Let requests of these names, or all, take that long from now on."""
-        if not apis:
-            self.network.latency = lambda _api: seconds
-        for api in apis:
+        for api in apis or APIS:
             self.network.delays[checked(api)] = seconds
 
     def down(self) -> None:
@@ -265,19 +317,17 @@ class SimulatedBroker:
         """Forget them."""
         self.network.requests.clear()
 
-    async def _end_session(self, group: Group, member: object, outage: int) -> None:
-        known = next((each for each in group.members if each is member), None)
-        if known is not None:
-            await trio.sleep(known.settings.session_timeout)
-            if self.network.is_down and self._outages == outage:
-                group.expel(known)
+    async def _end_session(self, group: Group, member: GroupMember, outage: int) -> None:
+        await trio.sleep(member.settings.session_timeout)
+        if self.network.is_down and self._outages == outage:
+            group.expel(member)
 
     # The cluster, as consumers and producers see it
 
     @asynccontextmanager
     async def open_client(self, config: ConsumerConfig, problems: list[ParallelKafkaError]) -> AsyncIterator[Client]:
         """See :class:`~trio_parallel_kafka.control.cluster.Cluster`."""
-        name = str(config.kafka.get("client.id", f"{config.group_id}-{len(self._clients)}"))
+        name = str(config.kafka.get("client.id", f"{config.group_id}-{len(self._clients)}" if self._clients else ""))
         client = _adopted(SimulatedClient(self, config, name))
         self._clients.append(client)
         async with open_simulated_client(client, problems):
@@ -287,23 +337,26 @@ class SimulatedBroker:
     async def open_sender(self, config: ProducerConfig) -> AsyncIterator[Sends]:
         """See :class:`~trio_parallel_kafka.control.cluster.Cluster`."""
         sender = _adopted(SimulatedSender(self, config))
+        raised: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sender.host)
             try:
                 yield sender
+            except BaseException as error:  # noqa: ASYNC103, BLE001 - raised below, where no nursery wraps it
+                raised = error
             finally:
                 await sender.close()  # noqa: ASYNC102 - it shields and bounds itself
-        if problem := sender.problem():
-            raise problem
+        problem = sender.problem()
+        leave_block(raised, [problem] if problem else [])
 
     def transactional_producer(self, config: ConsumerConfig) -> SimulatedTransactions:
         """See :class:`~trio_parallel_kafka.control.cluster.Cluster`."""
         return _adopted(SimulatedTransactions(self.transactions, config))
 
-    def bury(self, client: SimulatedClient) -> None:
-        """A member's process was killed: its group learns of it when the session is over."""
-        self.history.died(client.settings.member_id)
-        self._start_soon(self._miss, client)
+    def fall_silent(self, client: SimulatedClient) -> None:
+        """A member is gone without a word: its group learns of it when the session is over."""
+        if self.is_open:
+            self._start_soon(self._miss, client)
 
     async def _miss(self, client: SimulatedClient) -> None:
         await trio.sleep(client.settings.session_timeout)
@@ -333,14 +386,26 @@ async def open_simulated_broker(
     Args:
         topics: The topics to make, each with its number of partitions.
         history: Where it is noted what happens; by default one of its own.
+
+    What the body raises leaves as it is.
     """
-    async with trio.open_nursery() as nursery:
-        broker = SimulatedBroker(nursery.start_soon, history or History(sees_dead_letters=True))
-        for name, partitions in topics.items():
-            broker.create_topic(name, partitions)
-        token = current_cluster.set(broker)
-        try:
-            yield broker
-        finally:
-            current_cluster.reset(token)
-            nursery.cancel_scope.cancel()
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            broker = SimulatedBroker(nursery.start_soon, history or History(sees_dead_letters=True))
+            for name, partitions in topics.items():
+                broker.create_topic(name, partitions)
+            token = current_cluster.set(broker)
+            try:
+                yield broker
+            except BaseException as error:
+                raised = error
+                raise
+            finally:
+                broker.is_open = False
+                current_cluster.reset(token)
+                nursery.cancel_scope.cancel()
+    except BaseException as error:  # noqa: ASYNC103 - raised again below, where no nursery wraps it
+        if raised is None or not is_only(error, raised):
+            raise
+    leave_block(raised, [])

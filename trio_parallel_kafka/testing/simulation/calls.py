@@ -19,7 +19,7 @@ class CallQueue:
 
     def __init__(self) -> None:
         self.log: list[tuple[str, object]] = []
-        self.is_over = False
+        self.is_over: bool = False
         self._jobs: deque[Job] = deque()
         self._unanswered: set[trio.Event] = set()
         self._awake = trio.lowlevel.ParkingLot()
@@ -35,7 +35,7 @@ class CallQueue:
         """Have a call made, and don't wait for it."""
         self.log.append((name, argument))
 
-        async def job() -> None:
+        async def job() -> None:  # noqa: ASYNC124 - jobs are
             function()
 
         self.submit(job)

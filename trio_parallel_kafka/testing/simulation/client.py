@@ -72,12 +72,14 @@ class SimulatedClient:
 
     def __init__(self, broker: SimulatedBroker, config: ConsumerConfig, member_id: str) -> None:
         properties = client_properties(config)
+        is_new = uses_consumer_protocol(config.kafka)
+        session = int(properties.get("session.timeout.ms", 45_000)) / 1000
         self.settings: Final[MemberSettings] = MemberSettings(
             member_id=member_id,
             topics=tuple(config.topics),
             is_incremental=rebalance_is_incremental(config),
-            uses_consumer_protocol=uses_consumer_protocol(config.kafka),
-            session_timeout=int(properties.get("session.timeout.ms", 45_000)) / 1000,
+            uses_consumer_protocol=is_new,
+            session_timeout=broker.consumer_session_timeout if is_new else session,
             max_poll_interval=int(properties.get("max.poll.interval.ms", 300_000)) / 1000,
         )
         self.broker: Final = broker
@@ -85,7 +87,7 @@ class SimulatedClient:
         self.owned: dict[TopicPartition, int | None] = {}
         self.positions: dict[TopicPartition, int | None] = {}
         self.paused: set[TopicPartition] = set()
-        self.generation = 0
+        self.generation: int = 0
         self.calls: Final = CallQueue()
         self.left_owned: tuple[TopicPartition, ...] = ()
         self.ended: Final = trio.Event()
@@ -95,8 +97,10 @@ class SimulatedClient:
         self._callbacks: deque[Job] = deque()
         self._errors: list[Message] = []
         self._told_end: dict[TopicPartition, int] = {}
+        self._memberships = 0
         self._is_subscribed = self._is_in_callback = self._is_batch_out = self._is_closing = False
         self._life: Final = trio.CancelScope(shield=True)
+        self._wire: Final = trio.StrictFIFOLock()  # one connection: no commit overtakes another
         self._sent: trio.Nursery
 
     def call_back(
@@ -109,8 +113,11 @@ class SimulatedClient:
     ) -> trio.Event:
         """The group takes and gives; the event is set once that has been answered."""
         done = trio.Event()
+        membership = self._memberships
 
         async def callback() -> None:
+            if membership != self._memberships:
+                return  # it was expelled before it could be told
             if revoke:
                 await self._on_revoke([each for each in revoke if each in self.owned])
             if lose:
@@ -127,8 +134,9 @@ class SimulatedClient:
 
     def expelled(self) -> None:
         """The group has a new owner for everything; this member learns of it, and joins again."""
+        self._memberships += 1
 
-        async def callback() -> None:
+        async def callback() -> None:  # noqa: ASYNC124 - jobs are
             if owned := tuple(self.owned):
                 self._disown(owned)
                 self._post(Lost(owned))
@@ -151,7 +159,7 @@ class SimulatedClient:
     def fail(self, error: Exception) -> None:
         """The client breaks down."""
 
-        async def job() -> None:
+        async def job() -> None:  # noqa: ASYNC124 - jobs are
             raise error
 
         self.calls.submit(job)
@@ -168,7 +176,8 @@ class SimulatedClient:
         self._post(Failed(KafkaError("the process was killed")))
         self._life.cancel()
         self.calls.end()
-        self.broker.bury(self)
+        self.broker.history.died(self.settings.member_id)
+        self.broker.fall_silent(self)
 
     # The port
 
@@ -215,7 +224,7 @@ class SimulatedClient:
         return PollStatistics()
 
     async def start(self, partition: TopicPartition, at: StartAt) -> None:
-        await self._call("start", (partition, at), lambda: self._started(partition, at))
+        await self._call("start", (partition, at), lambda: self._started(partition, at), is_local=True)
 
     async def offset_range(self, partition: TopicPartition) -> tuple[int, int]:
         log = self.broker.logs[partition]
@@ -235,15 +244,16 @@ class SimulatedClient:
             are_owned = all(self.owned.get(each.partition) == each.assignment_epoch for each in entries)
             return self._metadata if are_owned else None
 
-        return await self._call("group_metadata", entries, look, lambda _error: None)
+        return await self._call("group_metadata", entries, look, lambda _error: None, is_local=True)
 
     async def topics(self) -> frozenset[str]:
         return await self._call("Metadata", None, lambda: frozenset(self.broker.partition_counts))
 
     async def partition_counts(self) -> Mapping[str, int]:
         def look() -> Mapping[str, int]:
-            subscribed = {each.topic for each in self.broker.matching(self.settings.topics)}
-            return {topic: count for topic, count in self.broker.partition_counts.items() if topic in subscribed}
+            has_pattern = any(topic.startswith("^") for topic in self._config.topics)
+            counts = self.broker.partition_counts
+            return {name: count for name, count in counts.items() if has_pattern or name in self._config.topics}
 
         return await self._call("Metadata", None, look)
 
@@ -262,12 +272,15 @@ class SimulatedClient:
             given = self._metadata
 
             async def send() -> Results:
-                error = await self.broker.network.request("OffsetCommit", SOCKET_TIMEOUT)
+                async with self._wire:
+                    error = await self.broker.network.request("OffsetCommit", SOCKET_TIMEOUT)
                 sent = [(each.partition, each.offset, each.metadata) for each in owned]
                 error = error or self.group.objection(given)
                 results = self.group.commit(self.settings.member_id, sent, error)
                 await self.broker.network.answer("OffsetCommit")
-                return refused | results
+                failed = next((each for each in results.values() if each is not None), None)
+                # librdkafka tells the error of one partition as that of all.
+                return refused | (results if failed is None else dict.fromkeys(results, failed))
 
             async def send_and_acknowledge() -> None:
                 results = await send()
@@ -312,6 +325,7 @@ class SimulatedClient:
             await self.ended.wait()
         if bound.cancelled_caught:
             self._life.cancel()
+            self.broker.fall_silent(self)
         return not bound.cancelled_caught
 
     async def _poll(self) -> None:
@@ -356,7 +370,7 @@ class SimulatedClient:
 
     @property
     def _metadata(self) -> GroupMetadata:
-        return GroupMetadata(self.settings.member_id, self.generation)
+        return GroupMetadata(self, self.generation)
 
     def _taken(self) -> None:
         self._is_batch_out = False
@@ -376,7 +390,10 @@ class SimulatedClient:
         self.group.begin_leave(self)
 
         async def callback() -> None:
-            await self._on_revoke(tuple(self.owned))
+            owned = tuple(self.owned)
+            await self._on_revoke(owned)
+            if owned and not self._is_closing:
+                self.broker.history.revoked(self.settings.member_id, owned)
             self.group.leave(self)
 
         self._callbacks.append(callback)
@@ -391,30 +408,48 @@ class SimulatedClient:
     async def _on_assign(self, partitions: Sequence[TopicPartition]) -> None:
         if not partitions or not self._is_subscribed:
             return
-        answers = await self._ask(lambda reply: Assigned(tuple(partitions), reply))
+        answers = await self._ask(
+            lambda reply: Assigned(tuple(partitions), reply), self._config.connect_timeout, self._start_all
+        )
         starts: Mapping[TopicPartition, StartAt] = answers[0] if answers else {}
         self.owned.update(dict.fromkeys(partitions))
         self.positions.update(dict.fromkeys(partitions))
         self.paused.update(partitions)
+        self._start_all(starts)
+
+    def _start_all(self, starts: Mapping[TopicPartition, StartAt]) -> None:
         for partition, at in starts.items():
             self._started(partition, at)
 
     async def _on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
         if partitions:
-            await self._ask(lambda reply: Revoked(tuple(partitions), lambda: reply(None)))
+            patience = self._config.revoke_grace + self._config.close_timeout
+            await self._ask(lambda reply: Revoked(tuple(partitions), lambda: reply(None)), patience)
             self._disown(partitions)
 
-    async def _ask(self, event: Callable[[Callable[[Any], None]], Event]) -> list[Any]:
-        """Post an event and serve calls until it is answered; nobody answers a client that is closing."""
+    async def _ask(
+        self,
+        event: Callable[[Callable[[Any], None]], Event],
+        patience: float,
+        late: Callable[[Any], object] = lambda _answer: None,
+    ) -> list[Any]:
+        """Post an event and serve calls until it is answered; an answer that isn't there in time is for ``late``.
+
+        Nobody answers a client that is closing.
+        """
         answers: list[Any] = []
+        accept: Callable[[Any], object] = answers.append
+        deadline = trio.current_time() + patience
         self._is_in_callback = True
-        self._post(event(lambda answer: self.calls.tell("reply", answer, lambda: answers.append(answer))))
-        while not answers and not self._is_closing:
+        self._post(event(lambda answer: self.calls.tell("reply", answer, lambda: accept(answer))))
+        while not answers and not self._is_closing and trio.current_time() < deadline:
             if self.calls:
                 await self.calls.serve()
             else:
-                await self.calls.wait()
+                with trio.move_on_at(deadline):
+                    await self.calls.wait()
         self._is_in_callback = False
+        accept = late
         return answers
 
     def _disown(self, partitions: Collection[TopicPartition]) -> None:
@@ -432,12 +467,18 @@ class SimulatedClient:
         argument: object,
         function: Callable[[], T],
         refuse: Callable[[ClientError], T | KafkaError] | None = None,
+        *,
+        is_local: bool = False,
     ) -> T:
-        """Have a request made, and wait for what comes of it, or of the error that it is to have."""
+        """Have a request made, and wait for what comes of it, or of the error that it is to have.
+
+        The broker hears nothing of one that ``is_local``.
+        """
         refuse = refuse or (lambda error: as_error(error, f"{api} is refused"))
 
         async def job(answer: Callable[[T | KafkaError], None]) -> None:
-            error = await self.broker.network.request(api)
+            network = self.broker.network
+            error = network.next_error(api) if is_local else await network.request(api)
             result = function() if error is None else refuse(error)
             await self.broker.network.answer(api)
             answer(result)
@@ -449,7 +490,7 @@ class SimulatedClient:
 
 
 def _job(function: Callable[[], object]) -> Job:
-    async def job() -> None:
+    async def job() -> None:  # noqa: ASYNC124 - jobs are
         function()
 
     return job

@@ -26,6 +26,10 @@ MAX_METADATA: Final = 4095
 """A broker's default (``offset.metadata.max.bytes``), less one."""
 
 
+RETRY_BACKOFF: Final = 0.1
+"""Seconds until members that weren't let in ask again."""
+
+
 @attrs.frozen
 class MemberSettings:
     """What a member tells the group of itself.
@@ -71,7 +75,7 @@ class GroupMember(Protocol):
 class GroupMetadata:
     """Who commits: compared with what the group knows of the member."""
 
-    member_id: str
+    member: GroupMember
     generation: int
 
 
@@ -114,7 +118,7 @@ class Group:
     ) -> None:
         self.offsets: dict[TopicPartition, tuple[int, str | None]] = {}
         self.members: dict[GroupMember, Membership] = {}
-        self.generation = 1
+        self.generation: int = 1
         self.max_metadata: int = MAX_METADATA
         self._catalogue: Final = catalogue
         self._network: Final = network
@@ -158,7 +162,7 @@ class Group:
     def objection(self, given: object) -> ClientError | None:
         """Why somebody mayn't commit."""
         assert isinstance(given, GroupMetadata)  # noqa: S101 - made by a member's client
-        known = next((each for each in self.members.values() if _id(each) == given.member_id), None)
+        known = self.members.get(given.member)
         if known is None:
             return ClientError(ClientError.UNKNOWN_MEMBER_ID)
         if known.generation != given.generation:
@@ -189,22 +193,27 @@ class Group:
             while True:
                 await self._is_due.wait()
                 self._is_due = trio.Event()
-                await self._network.request("JoinGroup", math.inf)
+                error = await self._network.request("JoinGroup", math.inf)
                 await self._network.answer("JoinGroup")
-                if self.members:
+                if error is not None:
+                    await trio.sleep(RETRY_BACKOFF)
+                    self.rebalance()
+                elif self.members:
                     await self._round(nursery)
 
     async def _round(self, nursery: trio.Nursery) -> None:
         if any(not each.member.settings.is_incremental for each in self.members.values()):
-            await self._let_go({each: tuple(each.owned) for each in self.members.values()})
+            await self._let_go(self._asked({each: tuple(each.owned) for each in self.members.values()}))
             self._is_due = trio.Event()  # whoever came or left meanwhile is seen to here
         target = self._target()
         self._give(target)
-        moving = {
-            each: [partition for partition in each.owned if partition not in target[each.member]]
-            for each in self.members.values()
-            if each.letting_go is None
-        }
+        moving = self._asked(
+            {
+                each: [partition for partition in each.owned if partition not in target[each.member]]
+                for each in self.members.values()
+                if each.letting_go is None
+            }
+        )
         if any(each.member.settings.uses_consumer_protocol for each in moving):
             for membership, partitions in moving.items():
                 nursery.start_soon(self._move, {membership: partitions})
@@ -221,16 +230,28 @@ class Group:
         return {each.member: shares.get(each.member, list(each.owned)) for each in self.members.values()}
 
     def _give(self, target: Mapping[GroupMember, Sequence[TopicPartition]]) -> None:
-        """Assign what nobody has; all are told of the new generation."""
+        """Assign what nobody has; all who can are told of the new generation."""
         taken = {partition for each in self.members.values() for partition in each.owned}
         self.generation += 1
         for membership in self.members.values():
+            if membership.letting_go is not None:
+                continue  # it is of the old generation until it has answered
             given = [each for each in target[membership.member] if each not in taken]
             membership.owned.update(dict.fromkeys(given))
             membership.generation = self.generation
             if given:
                 self._log.assigned(_id(membership), given)
             membership.member.call_back(assign=given, generation=self.generation)
+
+    def _asked(
+        self, moving: Mapping[Membership, Sequence[TopicPartition]]
+    ) -> Mapping[Membership, Sequence[TopicPartition]]:
+        """Note at once who is to let go what: the next round may begin before the first of these tasks does."""
+        for membership, partitions in moving.items():
+            if partitions:
+                patience = membership.member.settings.max_poll_interval
+                membership.letting_go = trio.CancelScope(deadline=trio.current_time() + patience)
+        return moving
 
     async def _move(self, moving: Mapping[Membership, Sequence[TopicPartition]]) -> None:
         if any(moving.values()):
@@ -240,18 +261,19 @@ class Group:
     async def _let_go(self, moving: Mapping[Membership, Sequence[TopicPartition]]) -> None:
         async with trio.open_nursery() as nursery:
             for membership, partitions in moving.items():
-                if partitions:
-                    nursery.start_soon(self._let_go_of, membership, partitions)
+                if membership.letting_go is not None:
+                    nursery.start_soon(self._let_go_of, membership, membership.letting_go, partitions)
 
-    async def _let_go_of(self, membership: Membership, partitions: Sequence[TopicPartition]) -> None:
+    async def _let_go_of(
+        self, membership: Membership, bound: trio.CancelScope, partitions: Sequence[TopicPartition]
+    ) -> None:
         member = membership.member
-        with trio.move_on_after(member.settings.max_poll_interval) as membership.letting_go:
+        with bound:
             await member.call_back(revoke=partitions).wait()
-        has_overrun = membership.letting_go.cancelled_caught
         membership.letting_go = None
         if member not in self.members:
             return
-        if has_overrun:
+        if bound.cancelled_caught:
             self.expel(member)
             return
         for partition in partitions:
@@ -285,9 +307,8 @@ def _evening_move(
     shares: Mapping[M, Sequence[TopicPartition]], wanted: Mapping[M, Sequence[TopicPartition]]
 ) -> tuple[TopicPartition, M, M] | None:
     for taker in sorted(shares, key=lambda each: len(shares[each])):
-        for giver in sorted(shares, key=lambda each: -len(shares[each])):
-            if len(shares[giver]) < len(shares[taker]) + 2:
-                break
+        richer = [each for each in shares if len(shares[each]) >= len(shares[taker]) + 2]
+        for giver in sorted(richer, key=lambda each: -len(shares[each])):
             for partition in reversed(shares[giver]):
                 if partition in wanted[taker]:
                     return partition, giver, taker

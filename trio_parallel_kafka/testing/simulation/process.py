@@ -24,7 +24,7 @@ class SimulatedProcess:
     """
 
     def __init__(self) -> None:
-        self.is_dead = False
+        self.is_dead: bool = False
         self._clients: Final[list[Killable]] = []
         self._scope: Final = trio.CancelScope()
 

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import trio
 from trio._core import _run
-from trio.testing import MockClock
 
 T = TypeVar("T")
 
@@ -54,6 +53,8 @@ def simulate(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0) -> T:
     Raises:
         BaseException: What ``main`` raises, with a note that names the seed.
     """
+    from trio.testing import MockClock  # noqa: PLC0415 - it imports pytest, which only who simulates has to pay for
+
     try:
         with seeded(seed):
             return trio.run(main, *args, clock=MockClock(autojump_threshold=0))

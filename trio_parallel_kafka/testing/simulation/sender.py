@@ -25,6 +25,8 @@ from trio_parallel_kafka.producing.encoding import Encoder
 if TYPE_CHECKING:
     from trio_parallel_kafka.testing.simulation.broker import SimulatedBroker
 
+CLOSED: Final = "the producer's block has ended; open another one with open_producer()"
+
 
 class SimulatedSender:
     """See :class:`~trio_parallel_kafka.producing.port.Sends`. Records are written one after another, as handed over."""
@@ -35,7 +37,7 @@ class SimulatedSender:
         self._timeout: Final = config.delivery_timeout
         self._close_timeout: Final = config.close_timeout
         self._encoder: Final = Encoder(config.serialize_key, config.serialize_value)
-        self._in, self._out = trio.open_memory_channel[tuple[PendingDelivery, ProducerRecord]](math.inf)
+        self._in, self._out = trio.open_memory_channel[tuple[PendingDelivery, ProducerRecord, float]](math.inf)
         self._outstanding: Final[dict[PendingDelivery, None]] = {}
         self._ended: Final = trio.Event()
         self._life: Final = trio.CancelScope(shield=True)
@@ -61,6 +63,8 @@ class SimulatedSender:
         return self._hand_over(record if isinstance(record, RawRecord) else self._encoder.encode_here(record))
 
     async def flush(self) -> None:
+        if self._in.statistics().open_send_channels == 0:
+            raise ProducerClosedError(CLOSED)
         await wait_for_all(tuple(self._outstanding), to_hear=False)
         if error := self.problem():
             raise error
@@ -78,8 +82,8 @@ class SimulatedSender:
     async def host(self) -> None:
         """Write what is handed over, until closed and all is written, or killed."""
         with self._life:
-            async for delivery, record in self._out:
-                self._settle(delivery, await self._write(record))
+            async for delivery, record, deadline in self._out:
+                self._settle(delivery, await self._write(record, deadline))
         for delivery in tuple(self._outstanding):
             self._settle(delivery, Refusal(ClientError(ClientError._PURGE_QUEUE), ""))  # noqa: SLF001 - its name
         self._ended.set()
@@ -102,17 +106,20 @@ class SimulatedSender:
     def _hand_over(self, record: ProducerRecord) -> PendingDelivery:
         delivery = PendingDelivery()
         try:
-            self._in.send_nowait((delivery, record))
+            self._in.send_nowait((delivery, record, trio.current_time() + self._timeout))
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise ProducerClosedError("the producer's block has ended; open another one with open_producer()") from None
+            raise ProducerClosedError(CLOSED) from None
         self._outstanding[delivery] = None
         return delivery
 
-    async def _write(self, record: ProducerRecord) -> RecordMetadata | Refusal:
-        error = self._broker.refusal(record) or await self._broker.network.request("Produce", self._timeout)
-        outcome = self._broker.write(record) if error is None else Refusal(error, record.topic, record.partition)
-        await self._broker.network.answer("Produce")
-        return outcome
+    async def _write(self, record: ProducerRecord, deadline: float) -> RecordMetadata | Refusal:
+        broker, topic, partition = self._broker, record.topic, record.partition
+        with trio.move_on_at(deadline):
+            error = broker.refusal(record) or await broker.network.request("Produce", math.inf)
+            outcome = broker.write(record) if error is None else Refusal(error, topic, partition)
+            await broker.network.answer("Produce")
+            return outcome
+        return Refusal(ClientError(ClientError._MSG_TIMED_OUT), topic, partition)  # noqa: SLF001 - its name
 
     def _settle(self, delivery: PendingDelivery, outcome: RecordMetadata | Refusal) -> None:
         self._outstanding.pop(delivery, None)

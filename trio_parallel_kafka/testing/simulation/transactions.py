@@ -16,12 +16,12 @@ from confluent_kafka import KafkaError as ClientError, KafkaException
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.core.assignments import TopicPartition
-from trio_parallel_kafka.errors import KafkaError, ProducerFencedError
+from trio_parallel_kafka.errors import BrokerUnreachableError, KafkaError, ProducerFencedError
 from trio_parallel_kafka.failures import as_error
 from trio_parallel_kafka.produced import ProducerRecord
 from trio_parallel_kafka.producing.transaction_errors import RefusedError, local_error, transactional_error
 from trio_parallel_kafka.producing.transaction_thread import COMMITTED, Ending, Outcome, Transaction
-from trio_parallel_kafka.testing.simulation.group import GroupMetadata
+from trio_parallel_kafka.testing.simulation.group import RETRY_BACKOFF, GroupMetadata
 
 if TYPE_CHECKING:
     from trio_parallel_kafka.testing.simulation.broker import SimulatedBroker
@@ -78,8 +78,12 @@ class Coordinator:
     def objection(self, transaction: Transaction, group_id: str) -> Scripted:
         """Why it isn't committed, if it isn't."""
         scripted = self.script.popleft() if self.script else None
-        if scripted is not None:
-            return scripted
+        refusal = self._refusal(transaction, group_id)
+        if isinstance(scripted, Silence) and refusal is not None:
+            return Silence(is_committed=False)
+        return refusal if scripted is None else scripted
+
+    def _refusal(self, transaction: Transaction, group_id: str) -> ClientError | None:
         group = self.broker.group(group_id)
         if any(len(entry.metadata) > group.max_metadata for entry in transaction.offsets):
             return ClientError(ClientError.OFFSET_METADATA_TOO_LARGE)
@@ -91,10 +95,11 @@ class SimulatedTransactions:
 
     def __init__(self, coordinator: Coordinator, config: ConsumerConfig) -> None:
         assert config.transactional_id is not None  # noqa: S101 - the configuration sees to it
-        self.is_closed = False
+        self.is_closed: bool = False
         self._coordinator: Final = coordinator
         self._identity: Final = config.transactional_id
         self._group_id: Final = config.group_id
+        self._connect_timeout: Final = config.connect_timeout
         self._jobs, self._jobs_out = trio.open_memory_channel[Transaction](1)
         self._outcome: Outcome | Exception | None = None
         self._changed: Final = trio.lowlevel.ParkingLot()
@@ -113,18 +118,30 @@ class SimulatedTransactions:
         self._changed.unpark_all()
 
     async def open(self) -> None:
-        """Take over the identity."""
+        """Take over the identity; like librdkafka, try again for as long as that may help."""
+        deadline = trio.current_time() + self._connect_timeout
+        while (error := await self._take_over()) is not None:
+            if final := transactional_error(error, is_running=False):
+                raise final
+            if trio.current_time() >= deadline:
+                doing = "no answer about transactions from the simulated broker"
+                raise as_error(error, doing, kind=BrokerUnreachableError)
+            await trio.sleep(RETRY_BACKOFF)
+        self._coordinator.owners[self._identity] = self
+
+    async def _take_over(self) -> ClientError | None:
         network = self._coordinator.broker.network
         error = await network.request("InitProducerId")
         await network.answer("InitProducerId")
-        if error is not None:
-            raise transactional_error(error) or as_error(error, "the transactions can't begin")
-        self._coordinator.owners[self._identity] = self
+        return error
 
     async def transact(self, transaction: Transaction) -> Outcome:
         """Make a transaction, and take its outcome."""
         self._outcome = None
-        self._jobs.send_nowait(transaction)
+        try:
+            self._jobs.send_nowait(transaction)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            self._outcome = KafkaError("the transactional client has ended")
         return await self.settle()
 
     async def settle(self) -> Outcome:
@@ -154,9 +171,12 @@ class SimulatedTransactions:
         for record in transaction.records:
             self._refuse(record)
         error = await self._request("AddOffsetsToTxn")
+        await self._answer("AddOffsetsToTxn")
         if self.is_closed or not transaction.is_wanted():
             error = local_error("not wanted")
         objection = error or coordinator.objection(transaction, self._group_id)
+        if objection is None:
+            objection = await self._request("EndTxn")
         if isinstance(objection, Exception):
             coordinator.abort(transaction)
             raise objection
@@ -165,20 +185,24 @@ class SimulatedTransactions:
             return Outcome(Ending.ABORTED, objection)
         if objection is None or objection.is_committed:
             given = transaction.group_metadata
-            member_id = given.member_id if isinstance(given, GroupMetadata) else ""
-            coordinator.commit(transaction, self._group_id, member_id)
-        await self._request("EndTxn")
+            assert isinstance(given, GroupMetadata)  # noqa: S101 - made by a member's client
+            coordinator.commit(transaction, self._group_id, given.member.settings.member_id)
+        await self._answer("EndTxn")
         return COMMITTED if objection is None else Outcome(Ending.UNKNOWN, ClientError(ClientError._FENCED))  # noqa: SLF001 - its name
 
     async def _request(self, api: str) -> ClientError | None:
-        """Have a request take its time, unless this is closed before."""
-        error = None
+        """Have a request get to the broker, unless this is closed before."""
+        error: ClientError | None = local_error("closed")
         if not self.is_closed:
             with trio.CancelScope() as self._waiting:
-                network = self._coordinator.broker.network
-                error = await network.request(api, math.inf)
-                await network.answer(api)
+                error = await self._coordinator.broker.network.request(api, math.inf)
         return error
+
+    async def _answer(self, api: str) -> None:
+        """Have the answer get back, unless this is closed before."""
+        if not self.is_closed:
+            with trio.CancelScope() as self._waiting:
+                await self._coordinator.broker.network.answer(api)
 
     def _refuse(self, record: ProducerRecord) -> None:
         """Raise if the broker never takes this."""
