@@ -1,9 +1,9 @@
-"""The transactional producer on a real broker: the contract that its fake is held against, and the broker's outages."""
+"""The transactional producer on a real broker: its outages, and what is wrong at the start."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,10 +14,11 @@ from broker.cluster import Cluster
 from broker.kafka_server import KafkaServer, StartKafka
 from broker.scenario import PATIENCE
 from confluent_kafka import Consumer, TopicPartition as ClientPartition
-from shell.transaction_contract import CONTRACT, Stage, transaction
+from contract.transacting import transaction
 
 from trio_parallel_kafka import AuthenticationError, AuthorizationError, BrokerUnreachableError, ConsumerConfig
 from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.producing import transaction_thread
 from trio_parallel_kafka.producing.transaction_thread import Ending, TransactionThread
 from trio_parallel_kafka.producing.transactional import TransactionalProducer
@@ -26,10 +27,8 @@ SHORT = 3.0
 """Seconds after which the broker gives up a transaction, in tests that wait for it."""
 
 
-class RealStage:
+class Scene:
     """A member of a group, and topics of its own."""
-
-    largest = 1_048_588
 
     def __init__(self, kafka: Cluster) -> None:
         self.source = TopicPartition(kafka.unique("orders"), 0)
@@ -40,12 +39,6 @@ class RealStage:
         self._group = kafka.unique("billing")
         self._identity = kafka.unique("identity")
         self._member: Consumer | None = None
-
-    @asynccontextmanager
-    async def producer(self) -> AsyncIterator[TransactionalProducer]:
-        fields = {"group_id": self._group, "topics": self.source.topic, "transactional_id": self._identity}
-        async with producing(self._kafka.bootstrap_servers, **fields) as producer:
-            yield producer
 
     def thread(self) -> TransactionThread:
         """What the producer's thread does, with transactions that the broker gives up after :data:`SHORT` seconds."""
@@ -60,11 +53,8 @@ class RealStage:
             transaction_timeout=SHORT,
         )
 
-    async def metadata(self) -> object:
+    async def metadata(self, entries: Sequence[CommitEntry]) -> object:
         return await trio.to_thread.run_sync(self._metadata)
-
-    async def leave(self) -> None:
-        await trio.to_thread.run_sync(self.close)
 
     async def seen(self) -> list[bytes]:
         return await trio.to_thread.run_sync(self._seen)
@@ -117,24 +107,6 @@ class RealStage:
             reader.close()
 
 
-@pytest.fixture
-def stage(kafka: Cluster) -> Any:
-    """A stage on the shared broker."""
-    made = RealStage(kafka)
-    yield made
-    made.close()
-
-
-@pytest.mark.parametrize("clause", CONTRACT)
-async def test_contract(stage: RealStage, clause: Callable[[Stage], Awaitable[None]]) -> None:
-    """See the clause."""
-    with trio.fail_after(PATIENCE):
-        await clause(stage)
-
-
-# Outages
-
-
 async def test_outages(private_kafka: StartKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that is away just before a commit, for longer than a transaction may take, neither doubles nor loses it.
 
@@ -143,8 +115,8 @@ async def test_outages(private_kafka: StartKafka, monkeypatch: pytest.MonkeyPatc
     """
     monkeypatch.setattr(transaction_thread, "IDLE", SHORT)
     server = private_kafka(properties={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "200"})
-    stage = RealStage(Cluster(server.bootstrap_servers))
-    thread = stage.thread()
+    scene = Scene(Cluster(server.bootstrap_servers))
+    thread = scene.thread()
     expected: list[bytes] = []
     try:
         with trio.fail_after(PATIENCE):
@@ -152,26 +124,26 @@ async def test_outages(private_kafka: StartKafka, monkeypatch: pytest.MonkeyPatc
             for offset, begin in enumerate((_freeze, _kill), 1):
                 values = [b"a%d" % offset, b"b%d" % offset]
                 looks = iter([partial(begin, server)])
-                given = await transaction(stage, offset, values, is_wanted=partial(_look, looks))
+                given = await transaction(scene, offset, values, is_wanted=partial(_look, looks))
                 outcome = await trio.to_thread.run_sync(thread.transact, given)
-                is_committed = await stage.committed() == (offset, f"of {offset}")
+                is_committed = await scene.committed() == (offset, f"of {offset}")
                 print(f"\n{begin.__name__}: {outcome}; {is_committed=}")
                 if outcome.ending is not Ending.UNKNOWN:
                     assert is_committed == (outcome.ending is Ending.COMMITTED)
                 expected += values if is_committed else []
-                assert await stage.seen() == expected
-            before = await transaction(stage, 3, [b"before"])
+                assert await scene.seen() == expected
+            before = await transaction(scene, 3, [b"before"])
             while (await trio.to_thread.run_sync(thread.transact, before)).ending is not Ending.COMMITTED:
                 pass
             await trio.to_thread.run_sync(server.kill)
             await trio.to_thread.run_sync(server.start_again)
-            last = await transaction(stage, 4, [b"last"])
+            last = await transaction(scene, 4, [b"last"])
             transact = partial(trio.to_thread.run_sync, thread.transact, last, abandon_on_cancel=True)
             while (await transact()).ending is not Ending.COMMITTED:
                 pass
-            assert await stage.seen() == [*expected, b"before", b"last"]
+            assert await scene.seen() == [*expected, b"before", b"last"]
     finally:
-        stage.close()
+        scene.close()
         await trio.to_thread.run_sync(thread.close)  # noqa: ASYNC102 - it ends by itself
 
 
