@@ -20,8 +20,9 @@ import nox
 BUDGETS: Final = {
     "lint": 125,
     "types": 50,
-    "tests": 200,
-    "kafka": 560,
+    "tests": 220,
+    "simulate": 120,
+    "kafka": 540,
     "docs": 25,
     "wheel": 40,
     "coverage": 20,
@@ -29,6 +30,7 @@ BUDGETS: Final = {
 
 PYTHONS: Final = ["3.11", "3.12", "3.13"]
 PACKAGE: Final = "trio_parallel_kafka"
+PLUGIN: Final = "pytest_trio_parallel_kafka.py"
 EXTRAS: Final = ".[cli,dotenv,process,zstd]"
 # One file for each process that ran under coverage, named after its session.
 COVERAGE_DATA: Final = Path(".nox", ".measured").absolute()
@@ -111,8 +113,8 @@ def lint(session: nox.Session) -> None:
 
 def lint_async_code(session: nox.Session) -> None:
     """Run flake8-async with all of its rules but those that ask for what isn't wanted."""
-    inner = python_files(f"{PACKAGE}/control", f"{PACKAGE}/execution", f"{PACKAGE}/producing")
-    outer = python_files(PACKAGE) - inner
+    inner = python_files(*(f"{PACKAGE}/{each}" for each in ("control", "execution", "producing", "testing/simulation")))
+    outer = python_files(PACKAGE) - inner | {PLUGIN}
     around = python_files("tests", "docs", "examples", "benchmarks")
     # ASYNC114 asks for a list of all functions that a nursery may start: nothing is gained by keeping one.
     unwanted = "ASYNC114"
@@ -146,13 +148,32 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 @budgeted
 def tests(session: nox.Session) -> None:
-    """All tests that need no Kafka, on each Python that the machine has; on the first of them with coverage."""
+    """All tests that need no Kafka, on each Python there is: the first with coverage, the last with most examples."""
     install(session, "tests", "-e", EXTRAS)
-    arguments = ["--ignore=tests/broker", "--numprocesses=2", "--dist=loadfile", *session.posargs]
-    if session.python == next(version for version in PYTHONS if shutil.which(f"python{version}")):
+    arguments = [
+        "--ignore=tests/broker",
+        "--ignore=tests/mutations",
+        "--numprocesses=2",
+        "--dist=loadfile",
+        *session.posargs,
+    ]
+    present = [version for version in PYTHONS if shutil.which(f"python{version}")]
+    if session.python != present[-1]:
+        session.env["HYPOTHESIS_PROFILE"] = "brief"
+    if session.python == present[0]:
         run_with_coverage(session, *arguments)
     else:
         session.run("pytest", *arguments)
+
+
+@nox.session
+@budgeted
+def simulate(session: nox.Session) -> None:
+    """Random schedules for the consumer, and mutants for them to find: ``nox -s simulate -- --schedules 200000``."""
+    install(session, "tests", "-e", EXTRAS)
+    session.run("python", "-m", "simulation.run", *session.posargs, env={"PYTHONPATH": "tests"})
+    if not session.posargs:
+        session.run("pytest", "tests/mutations", "--numprocesses=2")
 
 
 @nox.session
@@ -181,6 +202,14 @@ def give_up(session: nox.Session, reason: str) -> None:
     if IN_CI:
         session.error(reason)
     session.skip(reason)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Members on a real Kafka at half load: does anything grow? ``nox -s soak -- --minutes 20 --output FOLDER``."""
+    require_kafka(session)
+    install(session, "tests", "-e", EXTRAS)
+    session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
@@ -215,11 +244,18 @@ def check_sdist(session: nox.Session, sdist: Path) -> None:
     """Refuse an sdist that lacks a source file, or that carries what a build or a test run left behind."""
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {"LICENSE", "README.rst", "noxfile.py", *map(str, Path(PACKAGE).rglob("*.py"))}
+    sources = {"LICENSE", "README.rst", "noxfile.py", PLUGIN, *map(str, Path(PACKAGE).rglob("*.py"))}
     if missing := sources - held:
         session.error(f"the sdist lacks {sorted(missing)}")
     if debris := [name for name in held if re.search(r"\.pyc$|_cache/|(^|/)target/|^\.nox", name)]:
         session.error(f"the sdist carries {sorted(debris)}")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Inputs of all kinds for what reads what others wrote, guided by the code: ``nox -s fuzz -- --runs 1000000``."""
+    install(session, "fuzz", "-e", EXTRAS)
+    session.run("python", "tests/fuzz/run.py", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -17,7 +17,9 @@ SKIPS_ALLOWED_IN_CI: Final[dict[str, str]] = {}
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # No database: CI starts from nothing, and the blob that is printed reproduces a failure elsewhere.
 settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, database=None, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+# One of several Pythons draws many examples, the others a few.
+settings.register_profile("brief", settings.get_profile("ci"), max_examples=50)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
 @pytest.hookimpl(wrapper=True)

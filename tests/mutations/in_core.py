@@ -1,0 +1,193 @@
+"""Ways to break the core."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutations.mutant import Mutant
+
+IN_CORE: Final = (
+    Mutant(
+        "the commit position is one too far",
+        "P1",
+        "core/tracker.py",
+        "return next(iter(self._incomplete), self._next_offset)",
+        "return next((offset + 1 for offset in self._incomplete), self._next_offset)",
+    ),
+    Mutant(
+        "the commit position is what was read, whatever is incomplete",
+        "P1",
+        "core/tracker.py",
+        "return next(iter(self._incomplete), self._next_offset)",
+        "return self._next_offset",
+    ),
+    Mutant(
+        "what an earlier owner completed is handled again",
+        "P4",
+        "core/tracker.py",
+        "if self._inherited and self._was_completed(offset):",
+        "if self._was_completed(offset) and not self._inherited:",
+    ),
+    Mutant(
+        "the record before each completed range is taken for completed",
+        "P1",
+        "core/tracker.py",
+        "return bool(inherited) and inherited[0][0] <= offset",
+        "return bool(inherited) and inherited[0][0] <= offset + 1",
+    ),
+    Mutant(
+        "what an earlier owner completed, and wasn't read yet, isn't committed again",
+        "P4",
+        "core/tracker.py",
+        "for first, end in self._inherited:",
+        "for first, end in ():",
+    ),
+    Mutant(
+        "a map's last range is left out",
+        "P4",
+        "core/commits.py",
+        "encode(position, completed, topic_id",
+        "encode(position, completed[:-1], topic_id",
+    ),
+    Mutant(
+        "the map in a commit is one offset too high",
+        "P1",
+        "core/commits.py",
+        "assignment.tracker.completed_above()",
+        "tuple((start + 1, end + 1) for start, end in assignment.tracker.completed_above())",
+    ),
+    Mutant(
+        "a map is read one offset too low",
+        "P1",
+        "core/ranges.py",
+        "(base + run.start(), base + run.end())",
+        "(base + run.start() - 1, base + run.end() - 1)",
+    ),
+    Mutant(
+        "a bit of the map is lost",
+        "P4",
+        "core/offset_map.py",
+        "for start, stop in completed:\n        if start >= end:",
+        "for start, stop in completed:\n        stop -= stop > start + 1\n        if start >= end:",
+    ),
+    Mutant(
+        "no map is committed",
+        "P4",
+        "core/commits.py",
+        "            encoded.text,",
+        '            "",',
+    ),
+    Mutant(
+        "a record overtakes the one before it in its lane",
+        "P2",
+        "core/lanes.py",
+        "                found.buffer.send_nowait(item)",
+        "                found.head, item = item, found.head\n                found.buffer.send_nowait(item)",
+    ),
+    Mutant(
+        "a key gets a second lane beside the one that is running",
+        "P2",
+        "core/lanes.py",
+        "            if found is not None:",
+        "            if found is not None and found.waiting:",
+    ),
+    Mutant(
+        "a record doesn't wait behind one that is parked for its next attempt",
+        "P2",
+        "core/lanes.py",
+        "            if found is not None:",
+        "            if found is not None and not found.is_stuck:",
+    ),
+    Mutant(
+        "a lane is handed to two workers",
+        "P2",
+        "core/lanes.py",
+        "        lane = group.ready.popleft()\n        if not group.ready:\n            turn.popleft()",
+        "        lane = group.ready[0] if group.ready[0].waiting else group.ready.popleft()\n"
+        "        if not group.ready:\n            turn.popleft()",
+    ),
+    Mutant(
+        "a parked lane is forgotten",
+        "P5",
+        "core/lanes.py",
+        "            heapq.heappush(group.parked, (until, next(self._order), lane))\n",
+        "            heapq.heappush(group.parked, (until + 1e6, next(self._order), lane))\n",
+    ),
+    Mutant(
+        "parked lanes are never released",
+        "P5",
+        "core/lanes.py",
+        "                    self._unpark(lane)\n                    has_released = True",
+        "                    has_released = True",
+    ),
+    Mutant(
+        "the lane of a key that ran dry isn't forgotten, and takes in what nobody serves",
+        "P5",
+        "core/lanes.py",
+        "if lane.key is not None and not lane.group.is_closed:",
+        "if lane.key is not None and lane.group.is_closed:",
+    ),
+    Mutant(
+        "the lanes of a partition that is let go stay open",
+        "P3",
+        "core/lanes.py",
+        "        group.is_closed = True\n",
+        "        return\n",
+    ),
+    Mutant(
+        "a new assignment has the epoch of the one before",
+        "P3",
+        "core/assignments.py",
+        "self._last_epoch += 1",
+        "self._last_epoch = 1",
+    ),
+    Mutant(
+        "partitions over their bound are never paused",
+        "P6",
+        "core/member.py",
+        "        assignment.pause_reason = BUFFER_FULL\n        return True",
+        "        return False",
+    ),
+    Mutant(
+        "paused partitions are never resumed",
+        "P5",
+        "core/member.py",
+        "        assignment.pause_reason = None\n        return True",
+        "        return False",
+    ),
+    Mutant(
+        "the bound counts what fits, not what one more batch brings",
+        "P6",
+        "core/flow.py",
+        "return records + self.batch_size > self.max_records",
+        "return records > self.max_records",
+    ),
+    Mutant(
+        "a batch that isn't full is never taken",
+        "P5",
+        "core/batching.py",
+        "            if self._due(group) <= now:\n",
+        "            if self._due(group) < now - 1e6:\n",
+    ),
+    Mutant(
+        "held outputs are written in another order",
+        "P2",
+        "core/held.py",
+        "        for held in self._held:\n            entry",
+        "        for held in reversed(self._held):\n            entry",
+    ),
+    Mutant(
+        "outputs of records that the map covers stay behind",
+        "P1",
+        "core/held.py",
+        "return self.offset < entry.covered_to and self.offset not in self.assignment.tracker",
+        "return False",
+    ),
+    Mutant(
+        "records are started while their partition is being let go",
+        "P3",
+        "core/member.py",
+        "        assignment.begin_revoke()\n        self.lanes.close(assignment.lanes)",
+        "        assignment.begin_revoke()",
+    ),
+)

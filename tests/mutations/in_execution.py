@@ -1,0 +1,94 @@
+"""Ways to break the execution plane."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mutations.mutant import Mutant
+
+IN_EXECUTION: Final = (
+    Mutant(
+        "a lane whose visit is over isn't put back",
+        "P5",
+        "execution/visits.py",
+        "                scheduler.put_back(lane)\n                return",
+        "                return",
+    ),
+    Mutant(
+        "handlers are cancelled in words only",
+        "P3",
+        "execution/workers.py",
+        "                worker.scope.cancel()\n",
+        "",
+    ),
+    Mutant(
+        "a failure is taken for success",
+        "P1",
+        "execution/visits.py",
+        "                    error = raised\n",
+        "                    error = None\n",
+    ),
+    Mutant(
+        "a retry is forgotten, and its record taken for done",
+        "P1",
+        "execution/visits.py",
+        "                self._scheduler.park(lane, trio.current_time() + delay)\n                return False",
+        "                return True",
+    ),
+    Mutant(
+        "all records of a batch are done when one is",
+        "P1",
+        "execution/batches.py",
+        "            if error is None:\n                self._complete(lane, record)",
+        "            if error is None or not isinstance(error, Outcome):\n                self._complete(lane, record)",
+    ),
+    Mutant(
+        "the record of a batch that is to be tried again is dropped",
+        "P5",
+        "execution/batches.py",
+        "                left.records.append(again)\n",
+        "",
+    ),
+    Mutant(
+        "attempts aren't counted",
+        "P7",
+        "execution/visits.py",
+        "lane.head = next_attempt(record)",
+        "lane.head = record",
+    ),
+    Mutant(
+        "handler_timeout is ignored",
+        "P5",
+        "execution/deadline.py",
+        "    if timeout is None:\n",
+        "    if timeout is None or timeout > 0:\n",
+    ),
+    Mutant(
+        "what returns after its time was up counts",
+        "P7",
+        "execution/deadline.py",
+        "            if not scope.cancel_called:\n                return result",
+        "            return result",
+    ),
+    Mutant(
+        "what handlers return isn't sent",
+        "P1",
+        "execution/settling.py",
+        "            await self._outbox.send(assignment, record, outputs)\n",
+        "",
+    ),
+    Mutant(
+        "there is one worker too many",
+        "P6",
+        "execution/workers.py",
+        "            elif len(self._workers) < self._max_concurrency:",
+        "            elif len(self._workers) <= self._max_concurrency:",
+    ),
+    Mutant(
+        "a worker is lost after its handler was cancelled",
+        "P5",
+        "execution/workers.py",
+        "                worker.doomed = frozenset()\n        finally:\n            self._workers.discard(worker)",
+        "                if worker.doomed:\n                    break\n        finally:",
+    ),
+)
