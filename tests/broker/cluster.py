@@ -121,6 +121,7 @@ class Cluster:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": 5,
+                "message.max.bytes": 1_000_000_000,  # how large records may be is the topic's to say
                 "partitioner": "murmur2_random",
                 "delivery.timeout.ms": int(ANSWER_TIMEOUT * 1000),
                 "on_delivery": delivery,
@@ -257,7 +258,6 @@ def _enqueue(producer: Producer, topic: str, record: NewRecord) -> None:
         except BufferError:
             producer.poll(0.1)
         else:
-            producer.poll(0)
             return
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from broker.cluster import Cluster, NewRecord
+from broker.cluster import Cluster
 from broker.kafka_server import KafkaServer
 from broker.scenario import (
     PATIENCE,
@@ -24,7 +24,7 @@ from broker.scenario import (
     until,
     values,
 )
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 
 from trio_parallel_kafka import (
     AuthenticationError,
@@ -209,39 +209,6 @@ async def test_loop_blocked_beyond_the_poll_interval(
     assert "time.sleep(12)" in caplog.text
     assert set(values(notes.done)) == set(range(10 + waiting))
     assert committed_offsets(kafka, config) == {0: 10 + waiting}
-
-
-# Records out of the ordinary
-
-
-async def test_unusual_records(kafka: Cluster) -> None:
-    """Records of 5 MB, empty and missing keys and values, and 1,000 headers arrive as they were produced."""
-    headers = [("name" if n % 2 else f"header-{n}", b"%d" % n if n % 3 else None) for n in range(1_000)]
-    records = [
-        NewRecord(b"large", bytes(5_000_000)),
-        NewRecord(b"", b""),
-        NewRecord(None, None),
-        NewRecord(b"tombstone", None),
-        NewRecord(b"\xff\x00" * 100, b"\x00"),
-        NewRecord(b"headers", b"many", -1, headers),
-        NewRecord(b"", b"same key as the second"),
-        NewRecord(b"large", bytes(5_000_000)),
-    ]
-    topic = topic_with(kafka, [], max_message_bytes="6000000")
-    produce_large(kafka, topic, records)
-    config = configured(kafka, topic, max_buffered_bytes=1_000_000)
-    found = sorted(await handled(config, len(records)), key=lambda record: record.offset)
-    assert [(record.key, record.value) for record in found] == [(record.key, record.value) for record in records]
-    assert [record.headers for record in found] == [tuple(record.headers) for record in records]
-    assert committed_offsets(kafka, config) == {0: len(records)}
-
-
-def produce_large(kafka: Cluster, topic: str, records: list[NewRecord]) -> None:
-    """Produce with a client whose own bound on a record is above the usual 1 MB."""
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "message.max.bytes": 6_000_000})
-    for record in records:
-        producer.produce(topic, record.value, record.key, headers=list(record.headers))
-    assert producer.flush(60) == 0
 
 
 # Misuse

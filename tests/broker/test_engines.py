@@ -59,14 +59,16 @@ async def test_workers_killed_again_and_again(kafka: Cluster, tmp_path: Path) ->
         retry=RetryPolicy(max_attempts=None, initial_backoff=0.01, max_backoff=0.1, retry_on=(WorkerDiedError,)),
     )
     recorder = Recorder(tmp_path / "log")
-    kills = 0
+    kills = handled = 0
     with trio.fail_after(PATIENCE):
         async with parallel_consumer(config) as pc, trio.open_nursery() as nursery:
             nursery.start_soon(pc.run, Burn(tmp_path / "log", BURN))
             end = trio.current_time() + SECONDS
             while trio.current_time() < end and recorder.refresh() < workload.count:
                 await trio.sleep(1)
-                kills += await kill_one(recorder)
+                if recorder.refresh() > handled:  # on a busy machine a process takes longer than that to begin
+                    handled = len(recorder.done)
+                    kills += await kill_one(recorder)
             await recorder.wait_done(workload.count)
             statistics = pc.statistics()
             pc.stop()
@@ -76,7 +78,7 @@ async def test_workers_killed_again_and_again(kafka: Cluster, tmp_path: Path) ->
         f"\n{workload.count} records, {kills} kills: {sum(findings.replayed.values())} handled again, "
         f"{sum(findings.cut.values())} cut, {statistics.engine}"
     )
-    assert kills > SECONDS / 2
+    assert kills > SECONDS / 4
     assert statistics.engine.died >= kills - 1, "the last one may have gone unnoticed"
     assert not findings.missing
     assert not findings.out_of_order
