@@ -45,12 +45,16 @@ _OUTSIDE = (
     "pathlib",
     "pytest",
     "threading",
+    "time",
     "tomllib",
     "trio",
     "typing",
 )
 # Type variables, which are documented nowhere.
-_VARIABLES = r"trio_parallel_kafka\.(record\.(K_co|V_co|Key|Value)|serialization\.(Given|Made))"
+_VARIABLES = (
+    r"trio_parallel_kafka\."
+    r"(record\.(K_co|V_co|Key|Value)|serialization\.(Given|Made)|testing\.(simulation\.scheduling\.T|watching\.Handler))"
+)
 # Aliases of types, which attrs hands on as they are written.
 _ALIASES = r"PropertyValue|Serializer"
 nitpick_ignore_regex = [
