@@ -47,6 +47,7 @@ FOUND: Final = {
     "a batch is cut short while its outputs are being sent": Schedule.of(1290),
     "a transaction of an expelled member is committed": Schedule.of(13234),
     "the same, while its handlers go on": Schedule.of(13971),
+    "a member is expelled while its transaction is being committed": Schedule.of(21812),
     "an unknown outcome of a transaction decides what is replayed": Schedule.of(460),
 }
 

@@ -78,12 +78,13 @@ class Coordinator:
     def objection(self, transaction: Transaction, group_id: str) -> Scripted:
         """Why it isn't committed, if it isn't."""
         scripted = self.script.popleft() if self.script else None
-        refusal = self._refusal(transaction, group_id)
+        refusal = self.refusal(transaction, group_id)
         if isinstance(scripted, Silence) and refusal is not None:
             return Silence(is_committed=False)
         return refusal if scripted is None else scripted
 
-    def _refusal(self, transaction: Transaction, group_id: str) -> ClientError | None:
+    def refusal(self, transaction: Transaction, group_id: str) -> ClientError | None:
+        """Why its offsets mayn't be committed."""
         group = self.broker.group(group_id)
         if any(len(entry.metadata) > group.max_metadata for entry in transaction.offsets):
             return ClientError(ClientError.OFFSET_METADATA_TOO_LARGE)
@@ -176,7 +177,7 @@ class SimulatedTransactions:
             error = local_error("not wanted")
         objection = error or coordinator.objection(transaction, self._group_id)
         if objection is None:
-            objection = await self._request("EndTxn")
+            objection = await self._request("EndTxn") or coordinator.refusal(transaction, self._group_id)
         if isinstance(objection, Exception):
             coordinator.abort(transaction)
             raise objection
