@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError, KafkaException, Message, TopicPartition as ClientPartition
+from contract.members import next_of
 from embedded.kit import PATIENCE, configured, send
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
@@ -18,7 +19,6 @@ from trio_parallel_kafka.control import kafka_client
 from trio_parallel_kafka.control.client import (
     Assigned,
     Committed,
-    Event,
     Failed,
     Fetched,
     Lost,
@@ -43,16 +43,6 @@ async def opened(broker: EmbeddedBroker, **fields: Any) -> AsyncIterator[KafkaCl
             await client.connect()
             yield client
     assert problems == []
-
-
-async def next_of(client: KafkaClient, kind: type[Event]) -> Any:
-    """Wait for an event of a kind; others are passed over, and batches taken."""
-    while True:
-        event = await client.next_event()
-        if isinstance(event, kind):
-            return event
-        if isinstance(event, Fetched):
-            event.taken()
 
 
 async def test_from_joining_to_leaving(embedded_broker: EmbeddedBroker) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from embedded.kit import PATIENCE, Handled, assert_no_more_than, configured, handle_all, held, send
+from soak.samples import tasks
 
 from trio_parallel_kafka import ParallelConsumer, Record, parallel_consumer
 from trio_parallel_kafka.control.controller import Controller
@@ -37,17 +38,6 @@ def resident() -> int:
     match = re.search(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
     assert match is not None
     return int(match[1]) * 1024
-
-
-def tasks() -> int:
-    """How many tasks Trio has."""
-    count, waiting = 0, [trio.lowlevel.current_root_task()]
-    while waiting:
-        task = waiting.pop()
-        assert task is not None
-        count += 1
-        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    return count
 
 
 def ours() -> Counter[str]:

@@ -86,14 +86,12 @@ class World:
     Attributes:
         history: what happened.
         problems: what went wrong that no guarantee covers, in words.
-        ended: how members ended that did so by themselves.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule: Final = schedule
         self.history: Final = History(sees_dead_letters=True)
         self.problems: Final[list[str]] = []
-        self.ended: Final[list[BaseException]] = []
         self.broker: SimulatedBroker
         self.kills_at: Final[dict[int, list[int]]] = defaultdict(list)
         self._chance: Final = Random(schedule.seed)
@@ -241,7 +239,6 @@ class World:
             self._consumers.pop(name, None)
 
     def _note_end(self, error: Exception) -> None:
-        self.ended.append(error)
         unexpected = [each for each in _leaves(error) if not isinstance(each, HandlerFault | ParallelKafkaError)]
         decided = (HandlerTimeoutError, Retry, DeadLetter)
         self.problems.extend(f"a member ended with {each!r}" for each in unexpected if not isinstance(each, decided))
