@@ -25,6 +25,7 @@ import functools
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import attrs
@@ -45,12 +46,15 @@ THREADS: Final = 4
 MAX_KINDS: Final = 256
 """How many kinds are remembered; fewer than the registry's client remembers schemas (1,000)."""
 
+never_in_threads: Final[ContextVar[bool]] = ContextVar("never_in_threads", default=False)
+"""Asked when a conversion is made: true where time is virtual, which goes on while a thread is waited for."""
+
 
 @attrs.frozen
 class Inline(Generic[Given, Made]):
     """Wraps a serialiser or deserialiser that never blocks: it is always called on the Trio thread.
 
-    For functions that only compute, and for tests in virtual time, in which threads have no place.
+    For functions that only compute.
 
     Args:
         function: the serialiser or deserialiser.
@@ -107,7 +111,7 @@ class Conversion(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], place: Place = Place.ADAPTIVE) -> None:
         self._function: Final = function
-        self._place: Final = place
+        self._place: Final = Place.INLINE if never_in_threads.get() else place
         self._is_quick: Final[dict[Hashable, bool]] = {}
         self._first_calls: Final[dict[Hashable, trio.Event]] = {}
         self._turns: Final = trio.Semaphore(THREADS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import Any, NoReturn
 
 import trio
@@ -15,13 +15,13 @@ from shell.scripted_broker import ScriptedBroker
 from trio_parallel_kafka import ConsumerConfig, ParallelConsumer, Record, parallel_consumer
 from trio_parallel_kafka.config.producer import ProducerConfig
 from trio_parallel_kafka.control.client import Client
-from trio_parallel_kafka.control.cluster import current_cluster
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.offset_map import encode
 from trio_parallel_kafka.core.ranges import OffsetRanges
 from trio_parallel_kafka.errors import ParallelKafkaError
 from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.statistics import PartitionStatistics
+from trio_parallel_kafka.testing.simulation.broker import found_by_all
 from trio_parallel_kafka.testing.simulation.client import SimulatedClient
 from trio_parallel_kafka.testing.simulation.transactions import SimulatedTransactions
 
@@ -62,14 +62,9 @@ class World:
         """The newest member."""
         return self.clients[-1]
 
-    @contextmanager
-    def found(self) -> Iterator[None]:
+    def found(self) -> AbstractContextManager[None]:
         """Have consumers find it."""
-        token = current_cluster.set(self)
-        try:
-            yield
-        finally:
-            current_cluster.reset(token)
+        return found_by_all(self)
 
     async def rebalance(
         self,

@@ -156,7 +156,10 @@ async def test_serialised_results(autojump_clock: MockClock, world: World, coord
     world.broker.add(P0, ["a", "b"])
 
     async def handle(record: Record) -> ProducerRecord:
-        return ProducerRecord("results", 7 if record.offset else "seven")
+        if record.offset:
+            return ProducerRecord("results", 7)
+        await trio.sleep(1)
+        return ProducerRecord("results", "seven")
 
     def serialize(value: object, _context: object) -> bytes:
         assert isinstance(value, int), "no number"

@@ -32,10 +32,10 @@ class FakeCluster:
         return self
 
     def list_topics(self, timeout: float) -> SimpleNamespace:
-        AdminClient({"bootstrap.servers": self.properties["bootstrap.servers"]}).list_topics(timeout=timeout)
         if self.stale_answers:
             self.stale_answers -= 1
             return SimpleNamespace(topics={})
+        AdminClient({"bootstrap.servers": self.properties["bootstrap.servers"]}).list_topics(timeout=timeout)
         return SimpleNamespace(topics=self.topics.copy())
 
     def create_topics(self, new: list[NewTopic], **_timeouts: float) -> Mapping[str, Future[None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +11,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_parallel_kafka import ConsumerConfig, DeadLetterConfig, Record, RetryPolicy, TopicNotFoundError
+from trio_parallel_kafka import (
+    ConsumerConfig,
+    DeadLetterConfig,
+    InThread,
+    ProducerConfig,
+    ProducerRecord,
+    Record,
+    RetryPolicy,
+    TopicNotFoundError,
+)
 from trio_parallel_kafka.control.cluster import Librdkafka, current_cluster
+from trio_parallel_kafka.serialization import never_in_threads
 from trio_parallel_kafka.testing import AtLeastOnce, History, KeyOrder, KeySerial, OneOwner, open_simulated_consumer
 
 
@@ -89,6 +101,39 @@ async def test_dead_letters_exactly_once(autojump_clock: MockClock) -> None:
     assert len(broker.records("orders.dlt")) == 1
     for guarantee in (AtLeastOnce, KeyOrder, KeySerial, OneOwner):
         guarantee(broker.history).check()
+
+
+async def test_conversions_in_virtual_time(autojump_clock: MockClock) -> None:
+    """Serialisers and deserialisers that take real time take none of the virtual, and not a turn of the loop."""
+    here = threading.get_ident()
+    threads: list[int] = []
+    taken: list[float] = []
+
+    def slow(data: bytes | None, _context: object) -> bytes | None:
+        threads.append(threading.get_ident())
+        time.sleep(0.01)
+        return data
+
+    async def handle(record: Record) -> ProducerRecord:
+        taken.append(trio.current_time())
+        return ProducerRecord("results", record.value)
+
+    made = config(
+        deserialize_value=InThread(slow),
+        delivery="exactly_once",
+        transactional_id="billing-0",
+        producer=ProducerConfig(bootstrap_servers="nobody:1", serialize_value=slow),
+    )
+    topics = {"orders": 1, "results": 1}
+    async with open_simulated_consumer(made, topics=topics) as (pc, broker), trio.open_nursery() as nursery:
+        nursery.start_soon(pc.run, handle)
+        for value in "abc":
+            broker.produce("orders", value)
+        await trio.sleep(60)
+        pc.stop()
+    assert threads == [here] * 6
+    assert taken[0] == taken[-1]
+    assert not never_in_threads.get()
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])

@@ -6,8 +6,8 @@ import itertools
 import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError as ClientError
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.config.producer import ProducerConfig
 from trio_parallel_kafka.control.client import Client
-from trio_parallel_kafka.control.cluster import current_cluster
+from trio_parallel_kafka.control.cluster import Cluster, current_cluster
 from trio_parallel_kafka.control.dead_letters import ORIGINAL_OFFSET
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.errors import ParallelKafkaError
@@ -26,6 +26,7 @@ from trio_parallel_kafka.produced import ProducerRecord, RecordMetadata
 from trio_parallel_kafka.producing.encoding import Encoder
 from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.record import Record, wrap
+from trio_parallel_kafka.serialization import never_in_threads
 from trio_parallel_kafka.testing.history import History
 from trio_parallel_kafka.testing.simulation.client import SimulatedClient, open_simulated_client
 from trio_parallel_kafka.testing.simulation.group import Group, GroupMember
@@ -395,17 +396,27 @@ async def open_simulated_broker(
             broker = SimulatedBroker(nursery.start_soon, history or History(sees_dead_letters=True))
             for name, partitions in topics.items():
                 broker.create_topic(name, partitions)
-            token = current_cluster.set(broker)
             try:
-                yield broker
+                with found_by_all(broker):
+                    yield broker
             except BaseException as error:
                 raised = error
                 raise
             finally:
                 broker.is_open = False
-                current_cluster.reset(token)
                 nursery.cancel_scope.cancel()
     except BaseException as error:  # noqa: ASYNC103 - raised again below, where no nursery wraps it
         if raised is None or not is_only(error, raised):
             raise
     leave_block(raised, [])
+
+
+@contextmanager
+def found_by_all(cluster: Cluster) -> Iterator[None]:
+    """Have consumers and producers find a simulated cluster, and nothing be called in threads, for time is virtual."""
+    tokens = current_cluster.set(cluster), never_in_threads.set(True)
+    try:
+        yield
+    finally:
+        current_cluster.reset(tokens[0])
+        never_in_threads.reset(tokens[1])
