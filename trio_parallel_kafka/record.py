@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeAlias, cast
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Message
@@ -209,15 +209,32 @@ class _Decoded(Record[K_co, V_co]):
 # ruff: noqa: SLF001 - its second constructor
 def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
     """Make a record of a client's message that isn't an error."""
-    record = _new(Record)
-    fetched: _Fetched = message  # type: ignore[assignment]  # no error, so it has a place
-    record._message = fetched
-    record._assignment_epoch = assignment_epoch
-    record._attempt = 1
-    record._offset = fetched.offset()
-    record._size = len(fetched) + len(fetched.key() or b"")
-    record._received_at = received_at
+    ((record,), _, _) = wrap_all((message,), assignment_epoch, received_at)
     return record
+
+
+def wrap_all(
+    messages: Sequence[Message], assignment_epoch: int, received_at: float
+) -> tuple[list[Record], list[bytes | None], list[int]]:
+    """Make records of a client's messages, none of which is an error; give their raw keys and offsets beside them."""
+    records: list[Record] = []
+    keys: list[bytes | None] = []
+    offsets: list[int] = []
+    fetched: _Fetched
+    for fetched in messages:  # type: ignore[assignment]  # no errors, so they have places
+        record = _new(Record)
+        key = fetched.key()
+        offset = fetched.offset()
+        record._message = fetched
+        record._assignment_epoch = assignment_epoch
+        record._attempt = 1
+        record._offset = offset
+        record._size = len(fetched) if key is None else len(fetched) + len(key)
+        record._received_at = received_at
+        records.append(record)
+        keys.append(key)
+        offsets.append(offset)
+    return records, keys, offsets
 
 
 def next_attempt(record: Record) -> Record:

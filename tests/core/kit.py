@@ -1,13 +1,12 @@
-"""What the tests of the core share: a record, a buffer that watches how it is used, and the whole state as a value."""
+"""What the tests of the core share: a record, and the whole state as a value."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -33,44 +32,9 @@ class Item:
     attempt: int = 1
 
 
-class WatchedBuffer(Generic[T]):
-    """A buffer that refuses what a memory channel would refuse, and shows what is in it."""
-
-    def __init__(self) -> None:
-        self.items: deque[T] = deque()
-        self.is_closed = False
-
-    def send_nowait(self, value: T) -> None:
-        assert not self.is_closed, "sent into a closed buffer"
-        self.items.append(value)
-
-    def receive_nowait(self) -> T:
-        assert not self.is_closed, "received from a closed buffer"
-        return self.items.popleft()
-
-    def close(self) -> None:
-        assert not self.is_closed, "closed twice"
-        self.is_closed = True
-
-
-class BufferMaker(Generic[T]):
-    """Makes buffers and remembers them."""
-
-    def __init__(self) -> None:
-        self.made: list[WatchedBuffer[T]] = []
-
-    def __call__(self) -> WatchedBuffer[T]:
-        self.made.append(WatchedBuffer())
-        return self.made[-1]
-
-    @property
-    def open(self) -> list[WatchedBuffer[T]]:
-        return [buffer for buffer in self.made if not buffer.is_closed]
-
-
 def new_member(limits: FlowLimits = WIDE) -> Member[Item]:
     """Make a member that owns nothing."""
-    return Member(limits, BufferMaker())
+    return Member(limits)
 
 
 def started(member: Member[Item], position: int = 0, completed: OffsetRanges = ()) -> Assignment[Item]:
@@ -163,9 +127,7 @@ def state_of_lane(lane: Lane[Any]) -> tuple[object, ...]:
 
 def records_of(lane: Lane[T]) -> list[T]:
     """All records of a lane that is in its group, in order."""
-    rest = lane.detour.rest if lane.detour is not None else None
-    buffer = lane.buffer
-    return [lane.head, *(rest or ()), *(buffer.items if isinstance(buffer, WatchedBuffer) else ())]
+    return [lane.head, *(lane.behind or ())]
 
 
 def state_of_group(group: LaneGroup[Any]) -> tuple[object, ...]:
@@ -190,7 +152,6 @@ def state_of_scheduler(scheduler: LaneScheduler[Any]) -> tuple[object, ...]:
     """A scheduler's whole state, as a value."""
     return (
         tuple(map(id, scheduler._turn)),
-        tuple(map(id, scheduler._spare)),
         tuple(map(id, scheduler._with_parked)),
         sorted(scheduler.holds),
         scheduler.is_held,

@@ -8,14 +8,7 @@ from random import Random
 
 import attrs
 import pytest
-from core.kit import (
-    BufferMaker,
-    WatchedBuffer,
-    is_dropped,
-    records_of,
-    state_of_group,
-    state_of_scheduler,
-)
+from core.kit import is_dropped, records_of, state_of_group, state_of_scheduler
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -23,7 +16,6 @@ from trio_parallel_kafka.core.lane import Lane, LaneGroup
 from trio_parallel_kafka.core.lanes import LaneScheduler
 
 GROUPS = 3
-MAX_SPARE = 2
 LINGER = 3
 FULL = 3
 """Records that fill a lane that lingers."""
@@ -31,7 +23,8 @@ FULL = 3
 KEYS = ["a", "b", "c", None]
 REASONS = ["paused", "circuit open"]
 ACTS = {
-    "offer": 12,
+    "offer": 8,
+    "offer_all": 4,
     "take": 6,
     "take_despite": 1,
     "take_several": 2,
@@ -106,8 +99,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maker: BufferMaker[int] = BufferMaker()
-        self.scheduler: LaneScheduler[int] = LaneScheduler(self.maker, MAX_SPARE)
+        self.scheduler: LaneScheduler[int] = LaneScheduler()
         self.clock = count(1)
         self.items = count()
         self.takes = 0
@@ -193,10 +185,20 @@ class LaneMachine(RuleBasedStateMachine):
     def offer(self, pick: int) -> None:
         """A record of a key, or of none, arrives."""
         number, key = pick % GROUPS, KEYS[pick // GROUPS % len(KEYS)]
-        item, model, group = next(self.items), self.models[number], self.groups[number]
+        item, lane = self.expect(number, key)
+        offered_to = self.scheduler.offer(self.groups[number], key, item)
+        assert (offered_to.key, offered_to.head) == (key, lane.items[0])
+
+    def offer_all(self, pick: int) -> None:
+        """Several records arrive, of several keys."""
+        number, keys = pick % GROUPS, [KEYS[(pick + n * n) % len(KEYS)] for n in range(pick % 6)]
+        items = [self.expect(number, key)[0] for key in keys]
+        self.scheduler.offer_all(self.groups[number], keys, items)
+
+    def expect(self, number: int, key: str | None) -> tuple[int, NaiveLane]:
+        """Have the model take a record of this group; return it, and its lane."""
+        item, model = next(self.items), self.models[number]
         self.received[item] = self.now
-        made, spare = len(self.maker.made), len(self.scheduler._spare)
-        needs_buffer = key in group.by_key and group.by_key[key].buffer is None
         lane = model.find(key)
         if lane is None:
             lane = NaiveLane(key, [item])
@@ -206,15 +208,15 @@ class LaneMachine(RuleBasedStateMachine):
             lane.items.append(item)
             if lane.lingers and len(lane.items) >= FULL:
                 self.make_ready(model, [lane])
-        offered_to = self.scheduler.offer(group, key, item)
-        assert (offered_to.key, offered_to.head) == (key, lane.items[0])
-        assert len(self.maker.made) - made == (needs_buffer and not spare)
+        return item, lane
 
     def offer_what_cannot_be_hashed(self, pick: int) -> None:
         """A key that can't be hashed is refused, and nothing changed."""
         before = self.state()
         with pytest.raises(TypeError):
             self.scheduler.offer(self.groups[pick % GROUPS], [], 0)  # type: ignore[arg-type]  # the point
+        with pytest.raises(TypeError):
+            self.scheduler.offer_all(self.groups[pick % GROUPS], [[]], [0])  # type: ignore[list-item]  # the point
         assert before == self.state()
 
     # Workers take lanes
@@ -412,7 +414,6 @@ class LaneMachine(RuleBasedStateMachine):
         self.ready_is_told()
         self.each_lane_is_in_one_place()
         self.parked_lanes_are_told()
-        self.buffers_are_recycled()
 
     def ready_is_told(self) -> None:
         """The scheduler is true exactly while something can be taken, and names its groups in their turn."""
@@ -431,7 +432,6 @@ class LaneMachine(RuleBasedStateMachine):
                 assert expected is not None
                 assert lane.waiting == len(expected.items) - 1
                 assert records_of(lane) == expected.items
-                assert not isinstance(lane.buffer, WatchedBuffer) or lane.buffer.items
 
     def parked_lanes_are_told(self) -> None:
         """Each has its time, in its group's heap, and whoever waits for the time is told of it when it is parked."""
@@ -446,12 +446,3 @@ class LaneMachine(RuleBasedStateMachine):
         due = [lane.until for model in self.models for lane in model.at("parked")]
         next_due = self.scheduler.next_due()
         assert not due or (next_due is not None and next_due <= min(due))
-
-    def buffers_are_recycled(self) -> None:
-        """A buffer is open while a lane waits in it or while it is spare, and then it is empty."""
-        used = [lane.buffer for group in self.groups for lane in group.by_key.values() if lane.buffer is not None]
-        spare = self.scheduler._spare
-        assert len(spare) <= MAX_SPARE
-        assert all(isinstance(buffer, WatchedBuffer) and not buffer.items for buffer in spare)
-        assert {id(buffer) for buffer in (*used, *spare)} == {id(buffer) for buffer in self.maker.open}
-        assert len(used) + len(spare) == len(self.maker.open)

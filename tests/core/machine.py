@@ -206,9 +206,15 @@ class CoreMachine(RuleBasedStateMachine):
         log, assignment, member = self.log_of(tenure), tenure.assignment, tenure.process.member
         left = [each for each in log.records if each[0].offset >= tenure.fetch_from]
         batch = left[: min(most, self.flow.batch_size)]
-        for item, key in batch:
-            assert member.deliver(assignment, key, item) is (item.offset not in tenure.covered)
-            tenure.fetch_from = item.offset + 1
+        if batch and most % 2:
+            items, keys = zip(*batch, strict=True)
+            offsets = [item.offset for item in items]
+            assert member.deliver_all(assignment, keys, offsets, items) == len(set(offsets) - tenure.covered)
+        else:
+            for item, key in batch:
+                assert member.deliver(assignment, key, item) is (item.offset not in tenure.covered)
+        if batch:
+            tenure.fetch_from = batch[-1][0].offset + 1
         assert len(assignment.tracker) <= self.flow.max_records, "P6: more is buffered than the bound allows"
         if tells_end and len(batch) == len(left):
             assignment.tracker.skip_to(log.end)
@@ -227,6 +233,8 @@ class CoreMachine(RuleBasedStateMachine):
         before = state_of(member)
         with pytest.raises(OffsetWentBackError):
             member.deliver(tenure.assignment, b"a", Item(next_offset - back))
+        with pytest.raises(OffsetWentBackError):
+            member.deliver_all(tenure.assignment, [b"a"], [next_offset - back], [Item(next_offset - back)])
         with pytest.raises(TypeError):
             member.deliver(tenure.assignment, [], Item(next_offset))  # type: ignore[arg-type]  # the point
         assert state_of(member) == before

@@ -9,7 +9,6 @@ from random import Random
 
 import attrs
 import pytest
-from core.kit import WatchedBuffer
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -52,7 +51,7 @@ class Arrival:
 
 def new_taker(scope: BatchScope, *, size: int, linger: float) -> tuple[LaneScheduler[Arrival], BatchTaker[Arrival]]:
     """Make a scheduler whose lanes are taken in batches."""
-    scheduler: LaneScheduler[Arrival] = LaneScheduler(WatchedBuffer)
+    scheduler: LaneScheduler[Arrival] = LaneScheduler()
     return scheduler, BatchTaker(
         scheduler, size=size, scope=scope, linger=linger, received_at=lambda arrival: arrival.received_at
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import pytest
-from core.kit import BufferMaker, WatchedBuffer, is_dropped
+from core.kit import is_dropped
 from core.lane_machine import LaneMachine
 from hypothesis import given, settings, strategies as st
 
@@ -23,7 +23,7 @@ TestLaneMachine.settings = settings(stateful_step_count=12, max_examples=150)
 )
 def test_hot_key_starves_nobody(lanes: list[int], hot: int, quantum: int) -> None:
     """Each ready lane is served within one round of all groups for each lane ahead of it, whatever is hot."""
-    scheduler: LaneScheduler[int] = LaneScheduler(WatchedBuffer)
+    scheduler: LaneScheduler[int] = LaneScheduler()
     groups = [LaneGroup[int](number) for number in range(len(lanes))]
     for group, number in zip(groups, lanes, strict=True):
         for key in range(number):
@@ -46,7 +46,7 @@ def test_hot_key_starves_nobody(lanes: list[int], hot: int, quantum: int) -> Non
 
 def test_full_partition_does_not_delay_another() -> None:
     """A thousand ready lanes of one partition leave another partition's only lane every second turn."""
-    scheduler: LaneScheduler[int] = LaneScheduler(WatchedBuffer)
+    scheduler: LaneScheduler[int] = LaneScheduler()
     full, other = LaneGroup[int]("full"), LaneGroup[int]("other")
     for number in range(1000):
         scheduler.offer(full, number, number)
@@ -60,47 +60,28 @@ def test_full_partition_does_not_delay_another() -> None:
 
 
 def test_null_keys_run_beside_one_another() -> None:
-    """Records without a key are lanes of their own: all may be in workers' hands at once, and none has a buffer."""
-    maker: BufferMaker[int] = BufferMaker()
-    scheduler: LaneScheduler[int] = LaneScheduler(maker)
+    """Records without a key are lanes of their own: all may be in workers' hands at once, and none is kept anywhere."""
+    scheduler: LaneScheduler[int] = LaneScheduler()
     group = LaneGroup[int]("owner")
     for number in range(5):
         scheduler.offer(group, None, number)
     taken = [scheduler.take() for _ in range(5)]
     assert [lane.head for lane in taken if lane is not None] == [0, 1, 2, 3, 4]
-    assert not maker.made
     assert not group.by_key
     assert scheduler.take() is None
 
 
-def test_keys_one_after_another_share_one_buffer() -> None:
-    """A thousand keys that run dry in turn cost one buffer in all, and leave no lane."""
-    maker: BufferMaker[int] = BufferMaker()
-    scheduler: LaneScheduler[int] = LaneScheduler(maker)
+def test_lanes_that_run_dry() -> None:
+    """A thousand keys that run dry in turn leave no lane; one that has but a record has nothing for others either."""
+    scheduler: LaneScheduler[int] = LaneScheduler()
     group = LaneGroup[int]("owner")
     for key in range(1000):
-        for number in range(3):
-            scheduler.offer(group, key, number)
+        assert scheduler.offer(group, key, 0).behind is None
+        scheduler.offer_all(group, [key, key], [1, 2])
         lane = scheduler.take()
         assert lane is not None
         assert [scheduler.advance(lane) for _ in range(3)] == [True, True, False]
-    assert len(maker.made) == len(maker.open) == 1
     assert not group.by_key
-
-
-def test_spare_buffers_have_a_bound() -> None:
-    """Of many buffers that run dry, only so many are kept; the rest is closed."""
-    maker: BufferMaker[int] = BufferMaker()
-    scheduler: LaneScheduler[int] = LaneScheduler(maker, max_spare=3)
-    group = LaneGroup[int]("owner")
-    for number in (0, 1):
-        for key in range(10):
-            scheduler.offer(group, key, number)
-    while (lane := scheduler.take()) is not None:
-        scheduler.advance(lane)
-        scheduler.advance(lane)
-    assert len(maker.made) == 10
-    assert len(maker.open) == 3
 
 
 @pytest.mark.parametrize(
@@ -109,7 +90,7 @@ def test_spare_buffers_have_a_bound() -> None:
 )
 def test_lane_that_comes_back_after_its_partition_is_gone_leaves_nothing(act: str, more: tuple[object, ...]) -> None:
     """A handler that returns, or fails, in its grace: the closed group isn't filled again, and nothing is ready."""
-    scheduler: LaneScheduler[int] = LaneScheduler(WatchedBuffer)
+    scheduler: LaneScheduler[int] = LaneScheduler()
     group = LaneGroup[int]("owner")
     scheduler.offer(group, "key", 1)
     scheduler.offer(group, "key", 2)
@@ -123,7 +104,7 @@ def test_lane_that_comes_back_after_its_partition_is_gone_leaves_nothing(act: st
 
 def test_sealed_lane_waits_for_ever() -> None:
     """What is offered to a sealed lane isn't handed out, and other keys go on."""
-    scheduler: LaneScheduler[int] = LaneScheduler(WatchedBuffer)
+    scheduler: LaneScheduler[int] = LaneScheduler()
     group = LaneGroup[int]("owner")
     scheduler.offer(group, "bad", 1)
     lane = scheduler.take()

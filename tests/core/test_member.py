@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from core.kit import ORDERS, WIDE, BufferMaker, Item, new_member, started, state_of, taken
+from core.kit import ORDERS, Item, new_member, started, state_of, taken
 
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition, TransitionError
 from trio_parallel_kafka.core.flow import FlowLimits
@@ -316,15 +316,3 @@ def test_other_reasons_to_pause_are_left_alone() -> None:
     for offset in range(7):
         assignment.complete(Item(offset))
     assert not member.resume_if_low(assignment)
-
-
-def test_buffers_of_a_dropped_partition_are_closed() -> None:
-    """No lane buffer stays open with records of a partition that is gone."""
-    maker: BufferMaker[Item] = BufferMaker()
-    member = Member(WIDE, maker)
-    assignment = started(member)
-    fill(member, assignment, "aabbc")
-    assert len(maker.open) == 2
-    member.end(assignment)
-    assert len(maker.made) == 2
-    assert not maker.open

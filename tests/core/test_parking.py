@@ -8,7 +8,7 @@ from math import log2
 
 import attrs
 import pytest
-from core.kit import ORDERS, Item, Moment, WatchedBuffer, is_dropped, new_member, started, steps_of, taken
+from core.kit import ORDERS, Item, Moment, is_dropped, new_member, started, steps_of, taken
 from hypothesis import example, given, strategies as st
 
 from trio_parallel_kafka.core.assignments import Assignment, TopicPartition
@@ -33,7 +33,7 @@ class Linger:
 
 def new_scheduler() -> tuple[LaneScheduler[int], LaneGroup[int]]:
     """Make a scheduler, and a group."""
-    return LaneScheduler(WatchedBuffer), LaneGroup("owner")
+    return LaneScheduler(), LaneGroup("owner")
 
 
 def take(scheduler: LaneScheduler[int]) -> Lane[int]:

@@ -11,8 +11,8 @@ IN_EXECUTION: Final = (
         "a lane whose visit is over isn't put back",
         "P5",
         "execution/visits.py",
-        "                scheduler.put_back(lane)\n                return",
-        "                return",
+        "                    scheduler.put_back(lane)\n                    break",
+        "                    break",
     ),
     Mutant(
         "handlers are cancelled in words only",
@@ -25,8 +25,8 @@ IN_EXECUTION: Final = (
         "a failure is taken for success",
         "P1",
         "execution/visits.py",
-        "                    error = raised\n",
-        "                    error = None\n",
+        "                        error = raised\n",
+        "                        error = None\n",
     ),
     Mutant(
         "a retry is forgotten, and its record taken for done",

@@ -13,7 +13,6 @@ from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.execution.attempts import GivenUp
-from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.settling import Settler
 from trio_parallel_kafka.execution.tally import Tally
@@ -36,7 +35,7 @@ class Stage:
     """A pool with records of one key ready, and a control plane that breaks when it is told of a failure."""
 
     def __init__(self, *offsets: int, max_concurrency: int = 4) -> None:
-        self.member: Member[Record] = Member(FlowLimits(100, 10_000), LaneChannel)
+        self.member: Member[Record] = Member(FlowLimits(100, 10_000))
         assignment = self.member.assign(TopicPartition("orders", 0))
         self.member.start(assignment, 0)
         for offset in offsets:

@@ -31,7 +31,6 @@ from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
 from trio_parallel_kafka.errors import ConsumerClosedError, ParallelKafkaError
 from trio_parallel_kafka.execution.batches import BatchVisits
-from trio_parallel_kafka.execution.channels import LaneChannel
 from trio_parallel_kafka.execution.clock import CoarseClock
 from trio_parallel_kafka.execution.engine import Execute
 from trio_parallel_kafka.execution.outbox import Outbox
@@ -69,9 +68,7 @@ class Controller:
         self._config: Final = config
         self._client: Final = client
         self.totals: Final = ControlTotals()
-        self.member: Final[Member[Record]] = Member(
-            FlowLimits(config.max_buffered_records, config.max_buffered_bytes), LaneChannel
-        )
+        self.member: Final[Member[Record]] = Member(FlowLimits(config.max_buffered_records, config.max_buffered_bytes))
         self.tally: Final = Tally()
         self.pool: Final = WorkerPool(self.member.lanes, config.max_concurrency)
         self._clock: Final = CoarseClock()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Final, assert_never
 
 import attrs
 from confluent_kafka import KafkaError as ClientError, Message
@@ -14,7 +14,10 @@ from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.core.tracker import OffsetWentBackError
-from trio_parallel_kafka.record import Record, wrap
+from trio_parallel_kafka.record import Record, wrap_all
+
+_Deliver = Callable[[Assignment[Record], Sequence[bytes | None], Sequence[int], Sequence[Record]], int]
+"""Takes an assignment's records with their raw keys and offsets, and says how many are to be handled."""
 
 WHOLE_PARTITION: Final = 0
 """The one lane key in partition order."""
@@ -47,7 +50,7 @@ class Dispatcher:
     def __init__(self, member: Member[Record], config: ConsumerConfig, totals: ControlTotals) -> None:
         self._member: Final = member
         self._totals: Final = totals
-        self._lane_key: Final = _lane_key(config)
+        self._deliver: Final[_Deliver] = _delivery(config, member)
 
     def dispatch(
         self, messages: Sequence[Message], assignment_epochs: Mapping[TopicPartition, int | None], now: float
@@ -60,32 +63,25 @@ class Dispatcher:
             if each.phase is Phase.ACTIVE and assignment_epochs.get(each.partition) == each.assignment_epoch
         }
         not_records = 0
-        for message in messages:
-            assignment = readable.get((message.topic(), message.partition()))  # type: ignore[arg-type]  # None finds none
-            error = message.error()
+        for run in _runs(messages):
+            first = run[0]
+            assignment = readable.get((first.topic(), first.partition()))  # type: ignore[arg-type]  # None finds none
+            error = first.error()
             if error is not None:
                 not_records += 1
-                self._dispatch_error(message, error, assignment, result)
+                self._dispatch_error(first, error, assignment, result)
             elif assignment is not None:
                 result.touched.add(assignment)
                 try:
-                    self._deliver(assignment, wrap(message, assignment.assignment_epoch, now))
+                    records, keys, offsets = wrap_all(run, assignment.assignment_epoch, now)
+                    new = self._deliver(assignment, keys, offsets, records)
                 except OffsetWentBackError:
-                    result.went_back[assignment] = message.offset()  # type: ignore[assignment]  # a record's
+                    result.went_back[assignment] = first.offset()  # type: ignore[assignment]  # a record's
                     del readable[assignment.partition]
+                else:
+                    self._totals.not_replayed += len(run) - new
         self._totals.received += len(messages) - not_records
         return result
-
-    def _deliver(self, assignment: Assignment[Record], record: Record) -> None:
-        try:
-            key = self._lane_key(record)
-            assignment.lanes.by_key.get(key)  # hashes and compares it, as the lanes will
-        except Exception as error:  # noqa: BLE001 - the user's function: a failure of this record
-            is_new = self._member.deliver_failed(assignment, record, error)
-        else:
-            is_new = self._member.deliver(assignment, key, record)
-        if not is_new:
-            self._totals.not_replayed += 1
 
     @staticmethod
     def _dispatch_error(
@@ -97,28 +93,70 @@ class Dispatcher:
             assignment.tracker.skip_to(message.offset())  # type: ignore[arg-type]  # the end has an offset
 
 
-def _lane_key(config: ConsumerConfig) -> Callable[[Record], Hashable | None]:
+def _runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Cut a batch into runs: records of one partition whose offsets rise, or a single error."""
+    start = next_offset = 0
+    topic: str | None = None
+    partition: int | None = None
+    for place, message in enumerate(messages):
+        offset = message.offset()
+        is_error = message.error() is not None
+        if is_error or message.partition() != partition or offset < next_offset or message.topic() != topic:  # type: ignore[operator]  # what has a partition has an offset
+            if place > start:
+                yield messages[start:place]
+            start = place
+            topic, partition = message.topic(), None if is_error else message.partition()
+        if not is_error:
+            next_offset = offset + 1  # type: ignore[operator]
+    if messages:
+        yield messages[start:]
+
+
+def _delivery(config: ConsumerConfig, member: Member[Record]) -> _Deliver:
+    """How records are put into lanes."""
+    if config.ordering is Ordering.KEY and config.key_of is not None:
+        return _ByKeyOf(config.key_of, member)
+
+    def same(key: Hashable | None) -> _Deliver:
+        return lambda assignment, _, offsets, records: member.deliver_all(
+            assignment, [key] * len(records), offsets, records
+        )
+
     match config.ordering:
+        case Ordering.KEY:
+            return member.deliver_all
         case Ordering.UNORDERED:
-            return lambda _record: None
+            return same(None)
         case Ordering.PARTITION:
-            return lambda _record: WHOLE_PARTITION
-    return _key if config.key_of is None else _plain(config.key_of)
+            return same(WHOLE_PARTITION)
+        case unknown:
+            assert_never(unknown)
 
 
-def _key(record: Record) -> bytes | None:
-    return record.key
+class _ByKeyOf:
+    """Puts records into the lanes of what the user's function makes of them, one after another, for it may raise."""
 
+    def __init__(self, key_of: Callable[[Record], Hashable | None], member: Member[Record]) -> None:
+        self._key_of: Final = key_of
+        self._member: Final = member
 
-def _plain(key_of: Callable[[Record], Hashable | None]) -> Callable[[Record], Hashable | None]:
-    """Refuse the coroutines of a lambda around an async function: each is a key of its own, so nothing had an order."""
+    def __call__(
+        self,
+        assignment: Assignment[Record],
+        _keys: Sequence[bytes | None],
+        _offsets: Sequence[int],
+        records: Sequence[Record],
+    ) -> int:
+        return sum([self._deliver(assignment, record) for record in records])
 
-    def key(record: Record) -> Hashable | None:
-        found = key_of(record)
-        if inspect.iscoroutine(found):
-            found.close()
-            message = "key_of returned a coroutine; give a plain function"
-            raise TypeError(message)
-        return found
-
-    return key
+    def _deliver(self, assignment: Assignment[Record], record: Record) -> bool:
+        try:
+            key = self._key_of(record)
+            if inspect.iscoroutine(key):
+                # Of a lambda around an async function: each is a key of its own, so nothing would have an order.
+                key.close()
+                raise TypeError("key_of returned a coroutine; give a plain function")  # noqa: TRY301 - as what it raises
+            assignment.lanes.by_key.get(key)  # hashes and compares it, as the lanes will
+        except Exception as error:  # noqa: BLE001 - the user's function: a failure of this record
+            return self._member.deliver_failed(assignment, record, error)
+        return self._member.deliver(assignment, key, record)

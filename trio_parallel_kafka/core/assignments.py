@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from trio_parallel_kafka.core.lane import LaneGroup
@@ -43,6 +43,10 @@ class Phase(enum.Enum):
     """No record is started any more; running handlers have their grace."""
     ENDED = "ended"
 
+
+_ACTIVE: Final = Phase.ACTIVE
+_REVOKING: Final = Phase.REVOKING
+"""Looking a member up in its class takes three times as long, and these are asked about for every record."""
 
 TRANSITIONS: Final = {
     Phase.STARTING: frozenset({Phase.ACTIVE, Phase.ENDED}),
@@ -118,7 +122,7 @@ class Assignment(Generic[R]):
     @property
     def is_current(self) -> bool:
         """Whether completions count and commits are allowed."""
-        return self._phase is Phase.ACTIVE or self._phase is Phase.REVOKING
+        return self._phase is _ACTIVE or self._phase is _REVOKING
 
     def start(self, position: int, completed: OffsetRanges = (), topic_id: bytes | None = None) -> None:
         """The position is known: reading begins there."""
@@ -143,9 +147,19 @@ class Assignment(Generic[R]):
         self.buffered_bytes += record.size
         return True
 
+    def seen_all(self, offsets: Sequence[int], records: Sequence[R]) -> Sequence[R]:
+        """Note several, whose offsets rise; return those that have to be handled.
+
+        Raises:
+            OffsetWentBackError: see :meth:`OffsetTracker.seen_all`.
+        """
+        new = self._tracker.seen_all(offsets, records)
+        self.buffered_bytes += sum([record.size for record in new])
+        return new
+
     def complete(self, record: R) -> bool:
         """The handler returned. ``False``: too late, the assignment has ended and nothing changed."""
-        if self._phase is not Phase.ACTIVE and self._phase is not Phase.REVOKING:
+        if self._phase is not _ACTIVE and self._phase is not _REVOKING:
             return False
         self._tracker.complete(record.offset)
         self.buffered_bytes -= record.size

@@ -5,27 +5,15 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Hashable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Buffer(Protocol[T]):
-    """Where the records behind a lane's head wait: a memory channel, or a deque in tests."""
-
-    def send_nowait(self, value: T, /) -> None: ...
-
-    def receive_nowait(self) -> T: ...
-
-    def close(self) -> None: ...
-
-
-class Detour(Generic[T]):
+class Detour:
     """What only those lanes have to remember that don't simply run.
 
     Attributes:
-        rest: the records that wait behind the head and come before what is in the buffer. While there are none it is
-            ``None``: even an empty one takes more memory than all else of a parked lane.
         taken: how many records a worker has, from the head on, when it has the lane.
         parked_until: when a parked lane becomes ready, else ``None``.
         lingers: it is parked only for more records to come.
@@ -33,10 +21,9 @@ class Detour(Generic[T]):
         error: what the head has failed with for good; it isn't attempted again.
     """
 
-    __slots__ = ("error", "is_stuck", "lingers", "parked_until", "rest", "taken")
+    __slots__ = ("error", "is_stuck", "lingers", "parked_until", "taken")
 
     def __init__(self) -> None:
-        self.rest: deque[T] | None = None
         self.taken: int = 1
         self.parked_until: float | None = None
         self.lingers: bool = False
@@ -50,23 +37,28 @@ class Lane(Generic[T]):
     Attributes:
         group: the lanes of the same partition.
         head: the record to be handled, or being handled.
-        waiting: how many records wait behind the head.
+        behind: the records that wait behind the head; ``None`` as long as there were none, for even an empty one takes
+            more memory than all else of a lane.
         since: when the head was taken by a worker, in the clock of whoever took it.
         detour: what it has to remember if it doesn't simply run.
     """
 
-    __slots__ = ("buffer", "detour", "group", "head", "key", "since", "waiting")
+    __slots__ = ("behind", "detour", "group", "head", "key", "since")
 
     def __init__(self, group: LaneGroup[T], key: Hashable | None, head: T) -> None:
         self.group: LaneGroup[T] = group
         self.key: Hashable | None = key
         self.head: T = head
-        self.waiting: int = 0
+        self.behind: deque[T] | None = None
         self.since: float = 0.0
-        self.buffer: Buffer[T] | None = None
-        self.detour: Detour[T] | None = None
+        self.detour: Detour | None = None
 
-    def on_detour(self) -> Detour[T]:
+    @property
+    def waiting(self) -> int:
+        """How many records wait behind the head."""
+        return len(self.behind) if self.behind else 0
+
+    def on_detour(self) -> Detour:
         """Its detour, which it is on from now on."""
         if self.detour is None:
             self.detour = Detour()
@@ -82,7 +74,7 @@ class Lane(Generic[T]):
         """The records that a worker has, if it has the lane."""
         if self.detour is None:
             return [self.head]
-        return [self.head, *itertools.islice(self.detour.rest or (), self.detour.taken - 1)]
+        return [self.head, *itertools.islice(self.behind or (), self.detour.taken - 1)]
 
     @property
     def error(self) -> Exception | None:

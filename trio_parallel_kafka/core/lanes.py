@@ -9,9 +9,9 @@ Rules
 - Groups (partitions) with ready lanes are served in turn, and the ready lanes of a group in turn, so neither
   a hot key nor a full partition starves another.
 - A key of ``None`` has no order: each such record is a lane of its own that no later record can find.
-- Only a lane with records *behind* its head has a buffer; buffers are recycled when they run dry.
-- A parked lane is an entry in its group's heap, and nothing else. A heap is bounded as the buffer is: it never has
-  more than two entries for each record that is stuck, though a lane that becomes ready early leaves its entry there.
+- A parked lane is an entry in its group's heap, and nothing else. A heap is bounded as the records buffered are: it
+  never has more than two entries for each record that is stuck, though a lane that becomes ready early leaves its
+  entry there.
 - While anything holds the scheduler, or a group, nothing of it is handed out; what is in hands goes on.
 """
 
@@ -20,10 +20,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from trio_parallel_kafka.core.lane import Buffer, Lane, LaneGroup
+from trio_parallel_kafka.core.lane import Lane, LaneGroup
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -41,17 +41,9 @@ class Lingering(Protocol[T_contra]):
 
 
 class LaneScheduler(Generic[T]):
-    """Hands out lanes, groups in turn.
+    """Hands out lanes, groups in turn."""
 
-    Args:
-        open_buffer: makes a buffer for a lane that needs one and finds none to recycle.
-        max_spare: how many dry buffers are kept.
-    """
-
-    def __init__(self, open_buffer: Callable[[], Buffer[T]], max_spare: int = 1024) -> None:
-        self._open_buffer: Final = open_buffer
-        self._max_spare: Final = max_spare
-        self._spare: list[Buffer[T]] = []
+    def __init__(self) -> None:
         self._turn: deque[LaneGroup[T]] = deque()
         self._with_parked: dict[LaneGroup[T], None] = {}
         self._order: Final = itertools.count()
@@ -73,27 +65,47 @@ class LaneScheduler(Generic[T]):
         Raises:
             TypeError: the key can't be hashed; nothing changed.
         """
-        if key is None:
-            lane = Lane(group, None, item)
-        else:
-            found = group.by_key.get(key)
-            if found is not None:
-                if found.buffer is None:
-                    found.buffer = self._spare.pop() if self._spare else self._open_buffer()
-                found.buffer.send_nowait(item)
-                found.waiting += 1
-                if found.detour is not None and found.detour.is_stuck:
-                    group.stuck += 1
-                    if found.lingers and found.waiting + 1 >= self.lingering.size:  # type: ignore[union-attr]  # or none lingered
-                        self._unpark(found)
-                        self._sweep(group)
-                return found
-            lane = group.by_key[key] = Lane(group, key, item)
+        lane = group.by_key.get(key)
+        if lane is not None:
+            self._append(lane, item)
+            return lane
+        lane = Lane(group, key, item)
+        if key is not None:
+            group.by_key[key] = lane
         if self.lingering is None:
             self._make_ready(lane)
         else:
             self._linger_or_make_ready(lane, self.lingering)
         return lane
+
+    def offer_all(self, group: LaneGroup[T], keys: Iterable[Hashable | None], items: Iterable[T]) -> None:
+        """Offer one item after another, each under its key.
+
+        Raises:
+            TypeError: a key can't be hashed; its item and those after it weren't offered.
+        """
+        if self.lingering is not None:
+            for key, item in zip(keys, items, strict=True):
+                self.offer(group, key, item)
+            return
+        # What offer() does, for lanes that don't linger: a call for each record would cost as much again.
+        by_key, ready = group.by_key, group.ready
+        was_ready = bool(ready)
+        try:
+            for key, item in zip(keys, items, strict=True):
+                lane = by_key.get(key)
+                if lane is None:
+                    lane = Lane(group, key, item)
+                    if key is not None:
+                        by_key[key] = lane
+                    ready.append(lane)
+                elif lane.detour is None and lane.behind is not None:
+                    lane.behind.append(item)
+                else:
+                    self._append(lane, item)
+        finally:
+            if ready and not was_ready and not group.is_held:
+                self._turn.append(group)
 
     @property
     def groups(self) -> Sequence[LaneGroup[T]]:
@@ -139,19 +151,12 @@ class LaneScheduler(Generic[T]):
 
     def advance(self, lane: Lane[T]) -> bool:
         """The head is finished. ``True``: ``lane.head`` is the next; ``False``: the lane is gone."""
-        if not lane.waiting:
-            if lane.key is not None and not lane.group.is_closed:
-                del lane.group.by_key[lane.key]
-            return False
-        lane.waiting -= 1
-        if lane.detour is not None and lane.detour.rest:
-            lane.head = lane.detour.rest.popleft()
+        if lane.behind:
+            lane.head = lane.behind.popleft()
             return True
-        assert lane.buffer is not None  # noqa: S101 - something waits, so it waits there
-        lane.head = lane.buffer.receive_nowait()
-        if not lane.waiting:
-            self._recycle(lane)
-        return True
+        if lane.key is not None and not lane.group.is_closed:
+            del lane.group.by_key[lane.key]
+        return False
 
     def put_back(self, lane: Lane[T]) -> None:
         """The caller stops before the head was started; others of the group go first."""
@@ -168,16 +173,7 @@ class LaneScheduler(Generic[T]):
 
     def gather(self, lane: Lane[T], count: int) -> Sequence[T]:
         """Take up to ``count`` records of a lane that is in the caller's hands, from its head on."""
-        detour = lane.on_detour()
-        rest = detour.rest or deque()
-        wanted = min(count - 1, lane.waiting)
-        if len(rest) < wanted:
-            assert lane.buffer is not None  # noqa: S101 - what waits and isn't in the rest waits there
-            rest.extend(lane.buffer.receive_nowait() for _ in range(wanted - len(rest)))
-            if len(rest) == lane.waiting:
-                self._recycle(lane)
-        detour.rest = rest or None
-        detour.taken = wanted + 1
+        lane.on_detour().taken = min(count, lane.waiting + 1)
         return lane.in_hands
 
     def keep(self, lane: Lane[T], remaining: Sequence[T]) -> bool:
@@ -185,15 +181,14 @@ class LaneScheduler(Generic[T]):
         if lane.group.is_closed:
             return False
         detour = lane.on_detour()
-        behind = deque([*remaining[1:], *itertools.islice(detour.rest or (), detour.taken - 1, None)])
-        finished = detour.taken - len(remaining)
+        if lane.behind:
+            for _ in range(detour.taken - 1):
+                lane.behind.popleft()
+            lane.behind.extendleft(reversed(remaining[1:]))
         detour.taken = 1
-        detour.rest = behind or None
         if remaining:
             lane.head = remaining[0]
-            lane.waiting -= finished
             return True
-        lane.waiting -= finished - 1
         return self.advance(lane)
 
     # Lanes that don't run for a while, or any more
@@ -265,21 +260,29 @@ class LaneScheduler(Generic[T]):
         group.is_held = False
 
     def close(self, group: LaneGroup[T]) -> None:
-        """Drop a group: nothing of it is handed out any more, and its buffers are closed."""
+        """Drop a group: nothing of it is handed out any more."""
         group.is_closed = True
         if group.ready and not group.is_held:
             self._turn.remove(group)
         for lane in group.by_key.values():
-            if lane.buffer is not None:
-                lane.buffer.close()
-                lane.buffer = None
-            lane.waiting = 0
+            lane.behind = deque(lane.in_hands[1:]) or None
         self._with_parked.pop(group, None)
         group.by_key.clear()
         group.ready.clear()
         group.parked.clear()
         group.sealed.clear()
         group.stuck = 0
+
+    def _append(self, lane: Lane[T], item: T) -> None:
+        if lane.behind is None:
+            lane.behind = deque((item,))
+        else:
+            lane.behind.append(item)
+        if lane.detour is not None and lane.detour.is_stuck:
+            lane.group.stuck += 1
+            if lane.lingers and lane.waiting + 1 >= self.lingering.size:  # type: ignore[union-attr]  # or none lingered
+                self._unpark(lane)
+                self._sweep(lane.group)
 
     def _make_ready(self, lane: Lane[T]) -> None:
         group = lane.group
@@ -316,11 +319,3 @@ class LaneScheduler(Generic[T]):
     def _stick(self, lane: Lane[T]) -> None:
         lane.on_detour().is_stuck = True
         lane.group.stuck += lane.waiting + 1
-
-    def _recycle(self, lane: Lane[T]) -> None:
-        assert lane.buffer is not None  # noqa: S101 - the caller emptied it
-        if len(self._spare) < self._max_spare:
-            self._spare.append(lane.buffer)
-        else:
-            lane.buffer.close()
-        lane.buffer = None

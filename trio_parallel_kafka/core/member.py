@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
 from trio_parallel_kafka.core.assignments import (
@@ -18,7 +18,7 @@ from trio_parallel_kafka.core.assignments import (
 )
 from trio_parallel_kafka.core.commits import CommitEntry, CommitLedger
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.lane import Buffer, Lane
+from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.core.ranges import OffsetRanges
 
@@ -34,13 +34,12 @@ class Member(Generic[R]):
 
     Args:
         limits: the bounds of each partition.
-        open_buffer: makes what a lane waits in.
     """
 
-    def __init__(self, limits: FlowLimits, open_buffer: Callable[[], Buffer[R]]) -> None:
+    def __init__(self, limits: FlowLimits) -> None:
         self.limits: Final = limits
         self.assignments: Final[AssignmentRegistry[R]] = AssignmentRegistry()
-        self.lanes: Final[LaneScheduler[R]] = LaneScheduler(open_buffer)
+        self.lanes: Final[LaneScheduler[R]] = LaneScheduler()
         self.ledger: Final = CommitLedger()
 
     def assign(self, partition: TopicPartition) -> Assignment[R]:
@@ -72,6 +71,31 @@ class Member(Generic[R]):
             return False
         self.lanes.offer(assignment.lanes, key, record)
         return True
+
+    def deliver_all(
+        self,
+        assignment: Assignment[R],
+        keys: Sequence[Hashable | None],
+        offsets: Sequence[int],
+        records: Sequence[R],
+    ) -> int:
+        """Records were fetched, whose offsets rise; say how many of them an earlier owner didn't complete.
+
+        Args:
+            assignment: theirs.
+            keys: one for each; each can be hashed, and compared.
+            offsets: one for each.
+            records: at least one.
+
+        Raises:
+            OffsetWentBackError: see :meth:`OffsetTracker.seen_all`.
+        """
+        new = assignment.seen_all(offsets, records)
+        if len(new) < len(records):
+            key_of = dict(zip(offsets, keys, strict=True))
+            keys = [key_of[record.offset] for record in new]
+        self.lanes.offer_all(assignment.lanes, keys, new)
+        return len(new)
 
     def deliver_failed(self, assignment: Assignment[R], record: R, error: Exception) -> bool:
         """The same for a record that has failed for good before it got a key; it has a lane of its own."""

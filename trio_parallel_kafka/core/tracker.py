@@ -9,6 +9,7 @@ offset, and isn't incomplete, is completed or doesn't exist.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from trio_parallel_kafka.core.ranges import OffsetRanges
@@ -65,14 +66,25 @@ class OffsetTracker(Generic[T]):
         Raises:
             OffsetWentBackError: ``offset`` is below :attr:`next_offset`; nothing changed.
         """
-        if offset < self._next_offset:
-            message = f"offset {offset} came after offset {self._next_offset - 1}"
-            raise OffsetWentBackError(message)
+        self._expect(offset)
         self._next_offset = offset + 1
         if self._inherited and self._was_completed(offset):
             return False
         self._incomplete[offset] = item
         return True
+
+    def seen_all(self, offsets: Sequence[int], items: Sequence[T]) -> Sequence[T]:
+        """Note several, whose offsets rise; return those that have to be handled.
+
+        Raises:
+            OffsetWentBackError: the first is below :attr:`next_offset`; nothing changed.
+        """
+        if self._inherited:
+            return [item for offset, item in zip(offsets, items, strict=True) if self.seen(offset, item)]
+        self._expect(offsets[0])
+        self._incomplete.update(zip(offsets, items, strict=True))
+        self._next_offset = offsets[-1] + 1
+        return items
 
     def complete(self, offset: int) -> T:
         """Forget an incomplete offset and return its item.
@@ -112,6 +124,11 @@ class OffsetTracker(Generic[T]):
             else:
                 ranges.append((first, end))
         return tuple(ranges)
+
+    def _expect(self, offset: int) -> None:
+        if offset < self._next_offset:
+            message = f"offset {offset} came after offset {self._next_offset - 1}"
+            raise OffsetWentBackError(message)
 
     def _was_completed(self, offset: int) -> bool:
         inherited = self._inherited

@@ -32,15 +32,17 @@ BREAKER: Final = "circuit open"
 class Worker:
     """One task's state: the lanes in its hands, and the scope that ends the handler."""
 
-    __slots__ = ("doomed", "lanes", "scope", "streak")
+    __slots__ = ("doomed", "lanes", "scope", "streak", "watchers")
 
-    def __init__(self) -> None:
+    def __init__(self, watchers: trio.lowlevel.ParkingLot) -> None:
         self.lanes: Sequence[Lane[Record]] = ()
         self.scope: trio.CancelScope = trio.CancelScope()
         self.doomed: frozenset[Assignment[Record]] = frozenset()
         """The assignments for whose sake the scope was cancelled."""
         self.streak: int = 0
         """Records handled in a row while no other worker ran."""
+        self.watchers: trio.lowlevel.ParkingLot = watchers
+        """Who waits for something that workers do, to be told after each visit."""
 
 
 class Probing:
@@ -84,7 +86,11 @@ class Visits(Protocol):
         """Lanes to be visited next, now in the caller's hands; none if there is nothing to do."""
 
     async def visit(self, worker: Worker) -> None:
-        """Serve the lanes in a worker's hands. Cancelled, it leaves to the caller what it hasn't completed."""
+        """Serve the lanes in a worker's hands, and maybe others after them.
+
+        It returns when the worker's scope was cancelled, and between two lanes also when there are watchers, or it may
+        be somebody else's turn. Cancelled, it leaves to the caller what it hasn't completed.
+        """
 
     def abandon(self, worker: Worker) -> None:
         """The visit was cancelled: put the lanes where they belong. What wasn't completed stays incomplete."""
@@ -149,50 +155,58 @@ class RecordVisits:
             self._scheduler.seal(lane)  # nothing overtakes what was cancelled
 
     async def visit(self, worker: Worker) -> None:  # noqa: C901, PLR0912 - what every record goes through, in one piece
+        scheduler, tally, attempt = self._scheduler, self._tally, self._attempt
         (lane,) = worker.lanes
-        scheduler, tally = self._scheduler, self._tally
-        assignment: Assignment[Record] = lane.group.owner
-        left = VISIT
         while True:
-            lane.since = self._clock.now
-            record = lane.head
-            self._at_work = worker
-            error = lane.error if lane.detour is not None else None
-            if error is None:
-                try:
-                    result = await self._attempt(record)
-                    if result is not None:
-                        await self._settler.send(assignment, record, result)
-                except Exception as raised:
-                    if worker.doomed:
-                        raise
-                    error = raised
-            worker.streak = worker.streak + 1 if self._at_work is worker else 0
-            if error is not None:
-                is_settled = await self._is_settled(lane, record, error)
-                # Or it would keep itself alive by its traceback, which has this frame.
-                error = error if goes_on_after(error) else None
-                if not is_settled:
+            assignment: Assignment[Record] = lane.group.owner
+            left = VISIT
+            while True:
+                lane.since = self._clock.now
+                record = lane.head
+                self._at_work = worker
+                error = lane.error if lane.detour is not None else None
+                if error is None:
+                    try:
+                        result = await attempt(record)
+                        if result is not None:
+                            await self._settler.send(assignment, record, result)
+                    except Exception as raised:
+                        if worker.doomed:
+                            raise
+                        error = raised
+                worker.streak = worker.streak + 1 if self._at_work is worker else 0
+                if error is not None:
+                    is_settled = await self._is_settled(lane, record, error)
+                    # Or it would keep itself alive by its traceback, which has this frame.
+                    error = error if goes_on_after(error) else None
+                    if not is_settled:
+                        return
+                if not assignment.complete(record):
+                    tally.fenced += 1
+                    self._probing.ended(lane, well=None)
+                    await self._given_up.wait_after(error)
                     return
-            if not assignment.complete(record):
-                tally.fenced += 1
-                self._probing.ended(lane, well=None)
-                await self._given_up.wait_after(error)
+                tally.completed += 1
+                left -= 1
+                if assignment.pause_reason is not None:
+                    self._on_progress(assignment)
+                if scheduler.is_held:
+                    self._probing.ended(lane, well=True)
+                if error is not None:
+                    await self._given_up.wait_after(error)
+                    error = None
+                if not scheduler.advance(lane):
+                    break
+                if not left or worker.streak >= SLICE_CHECK or scheduler.is_held or lane.group.is_held:
+                    scheduler.put_back(lane)
+                    break
+            if worker.streak >= SLICE_CHECK or worker.doomed or worker.watchers:
                 return
-            tally.completed += 1
-            left -= 1
-            if assignment.pause_reason is not None:
-                self._on_progress(assignment)
-            if scheduler.is_held:
-                self._probing.ended(lane, well=True)
-            if error is not None:
-                await self._given_up.wait_after(error)
-                error = None
-            if not scheduler.advance(lane):
+            following = scheduler.take()
+            if following is None:
                 return
-            if not left or worker.streak >= SLICE_CHECK or scheduler.is_held or lane.group.is_held:
-                scheduler.put_back(lane)
-                return
+            lane = following
+            worker.lanes = (lane,)
 
     async def _is_settled(self, lane: Lane[Record], record: Record, error: Exception) -> bool:
         """Deal with a failure; say whether the record may be completed. Else the lane is parked or sealed."""

@@ -95,7 +95,7 @@ class WorkerPool:
             if self._idle:
                 self._idle.unpark()
             elif len(self._workers) < self._max_concurrency:
-                worker = Worker()
+                worker = Worker(self._watchers)
                 self._workers.add(worker)
                 self._spawn(worker)
 
