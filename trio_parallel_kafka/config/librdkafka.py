@@ -59,7 +59,7 @@ _TUNED: Final[Mapping[str, str]] = MappingProxyType(
         "fetch.queue.backoff.ms": "5",  # fetch soon after a full queue has drained; the default idles for 1 s
         "fetch.wait.max.ms": "100",  # a resumed partition waits at most this long behind an idle fetch
         "fetch.error.backoff.ms": "100",  # after a leader has moved, read on sooner
-        "queued.max.messages.kbytes": "16384",  # bounds what waits unread, and what a pause throws away
+        "queued.max.messages.kbytes": "8192",  # bounds what waits unread, and what a pause throws away
         ASSIGNMENT_STRATEGY: "cooperative-sticky",  # revokes only what moves
     }
 )

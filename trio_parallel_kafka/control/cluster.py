@@ -41,7 +41,7 @@ class Librdkafka:
     def open_client(
         self, config: ConsumerConfig, problems: list[ParallelKafkaError]
     ) -> AbstractAsyncContextManager[Client]:
-        return _beside_its_thread(open_kafka_client(config, problems))
+        return open_kafka_client(config, problems)
 
     def open_sender(self, config: ProducerConfig) -> AbstractAsyncContextManager[Sends]:
         return _beside_its_thread(open_sender(config))

@@ -18,6 +18,7 @@ from trio_parallel_kafka.control.dead_letters import check_dead_letter_topics
 from trio_parallel_kafka.control.dispatcher import Dispatcher
 from trio_parallel_kafka.control.gate import Gate
 from trio_parallel_kafka.control.handling import Handling
+from trio_parallel_kafka.control.intake import Intake
 from trio_parallel_kafka.control.outbox import ProducerOutbox
 from trio_parallel_kafka.control.positions import Positions
 from trio_parallel_kafka.control.rebalance import Rebalancer
@@ -99,6 +100,7 @@ class Controller:
             revoke_grace=config.revoke_grace,
             on_started=self._something_started,
         )
+        self._intake: Final = Intake(client, lambda: not self._is_stopping and self.pool.has_enough())
         self._repeats: Final = Repeats()
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._started: Final = trio.lowlevel.ParkingLot()
@@ -264,13 +266,10 @@ class Controller:
                 self._something_changed()
 
     async def _serve_event(self) -> None:
-        match await self._client.next_event():
+        match await self._intake.next_event():
             case Fetched() as event:
-                try:
-                    if not self._is_stopping:
-                        await self._take(event)
-                finally:
-                    event.taken()
+                if not self._is_stopping:
+                    await self._take(event)
             case Assigned() as event:
                 await self._rebalancer.assigned(event)
             case Revoked() as event:

@@ -36,6 +36,7 @@ from trio_parallel_kafka.control.client import (
     StartAt,
     Trouble,
 )
+from trio_parallel_kafka.control.gil import yielding_gil
 from trio_parallel_kafka.control.poll_thread import CommitResults, PollSettings, PollThread
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
@@ -68,22 +69,23 @@ async def open_kafka_client(config: ConsumerConfig, problems: list[ParallelKafka
     """
     client = KafkaClient(config)
     abandon = trio.CancelScope(shield=True)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.host, abandon)
-        try:
-            yield client
-        finally:
-            has_closed = False
+    with yielding_gil(client.needs_gil):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.host, abandon)
             try:
-                has_closed = await client.close()  # noqa: ASYNC102 - it shields and bounds itself
-            finally:  # also when a second Ctrl-C strikes
-                if not has_closed:
-                    abandon.cancel()
-                    message = (
-                        f"the Kafka client didn't close within {config.close_timeout} s (close_timeout); is the broker "
-                        "down? One daemon thread is left to it"
-                    )
-                    problems.append(CloseTimeoutError(message))
+                yield client
+            finally:
+                has_closed = False
+                try:
+                    has_closed = await client.close()  # noqa: ASYNC102 - it shields and bounds itself
+                finally:  # also when a second Ctrl-C strikes
+                    if not has_closed:
+                        abandon.cancel()
+                        message = (
+                            f"the Kafka client didn't close within {config.close_timeout} s (close_timeout); is the "
+                            "broker down? One daemon thread is left to it"
+                        )
+                        problems.append(CloseTimeoutError(message))
 
 
 class KafkaClient:
@@ -111,6 +113,10 @@ class KafkaClient:
             self._post,
             LoopWatchdog.for_this_thread(self._call_soon),
         )
+
+    def needs_gil(self) -> bool:
+        """Whether the poll thread needs the GIL, or may do so at any moment."""
+        return self._thread.needs_gil()
 
     async def host(self, abandon: trio.CancelScope) -> None:
         """Host the thread until it ends, or ``abandon`` is cancelled."""

@@ -122,6 +122,7 @@ class PollThread:
         self._callback_errors: list[BaseException] = []
         self._is_in_callback = False
         self._is_batch_out = False
+        self._resting_since: float | None = None
         self._is_held = False
         self._stash: list[Message] = []
         self._is_closing = False
@@ -131,6 +132,11 @@ class PollThread:
     def submit(self, job: Callable[[], None]) -> None:
         """Queue a call, from any thread. The job must not raise."""
         self._jobs.put(job)
+
+    def needs_gil(self) -> bool:
+        """Whether this thread needs the GIL, or may do so at any moment; called from the Trio thread."""
+        since = self._resting_since
+        return since is None or not self._jobs.empty() or time.perf_counter() - since > PATIENCE
 
     def run(self) -> None:
         """The thread's life: open, poll until :meth:`stop`, close."""
@@ -206,10 +212,13 @@ class PollThread:
     def _poll(self) -> float:
         """Poll once; return the seconds that were rightly spent waiting."""
         if self._is_batch_out:
+            self._resting_since = time.perf_counter()
             try:
-                self._jobs.get(timeout=PATIENCE)()
+                job = self._jobs.get(timeout=PATIENCE)
             except queue.Empty:
-                self._poll_around()
+                job = self._poll_around
+            self._resting_since = None
+            job()
             return 0.0
         if self._is_loop_dead:
             time.sleep(POLL_TIMEOUT)

@@ -80,7 +80,13 @@ class Probing:
 
 
 class Visits(Protocol):
-    """How lanes are taken and served."""
+    """How lanes are taken and served.
+
+    Attributes:
+        has_waited: handlers wait, as far as was seen last.
+    """
+
+    has_waited: bool
 
     def take(self) -> Sequence[Lane[Record]]:
         """Lanes to be visited next, now in the caller's hands; none if there is nothing to do."""
@@ -111,7 +117,7 @@ class RecordVisits:
         settler: sees to what comes of it.
         tally: counted here.
         probing: lets records through an open breaker.
-        on_progress: told of a completion in a partition that is paused.
+        on_progress: told of a lane visit in a partition that is paused.
         clock: when a lane was taken is read off it.
         given_up: waits for handlers that can't be stopped.
     """
@@ -137,6 +143,7 @@ class RecordVisits:
         self._on_progress: Final = on_progress
         self._clock: Final = clock
         self._at_work: Worker | None = None
+        self.has_waited: bool = False
 
     def take(self) -> Sequence[Lane[Record]]:
         lane = self._scheduler.take() or self._probing.take(self._scheduler)
@@ -154,16 +161,16 @@ class RecordVisits:
             self._probing.ended(lane, well=None)
             self._scheduler.seal(lane)  # nothing overtakes what was cancelled
 
-    async def visit(self, worker: Worker) -> None:  # noqa: C901, PLR0912 - what every record goes through, in one piece
+    async def visit(self, worker: Worker) -> None:  # noqa: C901, PLR0912, PLR0915 - what every record goes through, in one piece
         scheduler, tally, attempt = self._scheduler, self._tally, self._attempt
         (lane,) = worker.lanes
+        self._at_work = worker
         while True:
             assignment: Assignment[Record] = lane.group.owner
+            lane.since = self._clock.now
             left = VISIT
             while True:
-                lane.since = self._clock.now
                 record = lane.head
-                self._at_work = worker
                 error = lane.error if lane.detour is not None else None
                 if error is None:
                     try:
@@ -174,7 +181,13 @@ class RecordVisits:
                         if worker.doomed:
                             raise
                         error = raised
-                worker.streak = worker.streak + 1 if self._at_work is worker else 0
+                if self._at_work is worker:
+                    worker.streak += 1
+                else:  # another worker ran, so this handler has waited
+                    self._at_work = worker
+                    self.has_waited = True
+                    worker.streak = 0
+                    lane.since = self._clock.now
                 if error is not None:
                     is_settled = await self._is_settled(lane, record, error)
                     # Or it would keep itself alive by its traceback, which has this frame.
@@ -188,8 +201,6 @@ class RecordVisits:
                     return
                 tally.completed += 1
                 left -= 1
-                if assignment.pause_reason is not None:
-                    self._on_progress(assignment)
                 if scheduler.is_held:
                     self._probing.ended(lane, well=True)
                 if error is not None:
@@ -200,7 +211,12 @@ class RecordVisits:
                 if not left or worker.streak >= SLICE_CHECK or scheduler.is_held or lane.group.is_held:
                     scheduler.put_back(lane)
                     break
-            if worker.streak >= SLICE_CHECK or worker.doomed or worker.watchers:
+            if assignment.pause_reason is not None:
+                self._on_progress(assignment)
+            if worker.streak >= SLICE_CHECK:
+                self.has_waited = False
+                return
+            if worker.doomed or worker.watchers:
                 return
             following = scheduler.take()
             if following is None:
