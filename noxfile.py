@@ -213,6 +213,32 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """This library beside others, on a real Kafka: ``nox -s bench -- --quick --output FOLDER``."""
+    require_kafka(session)
+    install(session, "bench", "-e", EXTRAS)
+    session.run(
+        *("python", "-m", "benchmarks", *python_with_pyrallel(session), *session.posargs),
+        env={"PYTHONPATH": "tests"},
+        interrupt_timeout=120.0,  # seconds that it has after Ctrl-C, to write its report
+    )
+
+
+def python_with_pyrallel(session: nox.Session) -> list[str]:
+    """The option that names an interpreter with Pyrallel, which needs Python 3.12; it is made once."""
+    python = shutil.which("python3.12")
+    if python is None:
+        return []
+    folder = Path(".nox", "pyrallel").absolute()
+    if not Path(folder, "bin", "python").exists():
+        session.run(python, "-m", "venv", str(folder), external=True)
+    packages = ("attrs", "cattrs", *nox.project.dependency_groups(PROJECT, "peers"))
+    # If it can't be had, the report says so.
+    session.run(f"{folder}/bin/pip", "install", "--quiet", *packages, external=True, success_codes=[0, 1])
+    return [f"--python312={folder}/bin/python"]
+
+
+@nox.session
 @budgeted
 def docs(session: nox.Session) -> None:
     """The documentation builds without a warning, and its examples work."""

@@ -1,0 +1,69 @@
+"""How each system is started, or why it can't run here."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from benchmarks import scenarios as sc
+from benchmarks.peers import java
+
+
+class UnavailableError(RuntimeError):
+    """A system can't run on this machine; the message says why."""
+
+
+_MODULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        sc.OWN: "benchmarks.own.consumer",
+        sc.MEMBERS: "benchmarks.own.members",
+        sc.IDLE: "benchmarks.own.idle",
+        sc.CLIENT: "benchmarks.own.client",
+        sc.BARE: "benchmarks.own.bare",
+        sc.BY_HAND: "benchmarks.peers.trio_by_hand",
+        sc.AIOKAFKA: "benchmarks.peers.aiokafka_by_hand",
+        sc.PYRALLEL: "benchmarks.peers.pyrallel",
+    }
+)
+
+_NEEDED: Final[Mapping[str, str]] = MappingProxyType({sc.AIOKAFKA: "aiokafka"})
+
+
+def command_of(system: str, python312: Path | None) -> list[str]:
+    """The command line of a system, to which the job is to be added.
+
+    Args:
+        system: its name.
+        python312: an interpreter that has Pyrallel.
+
+    Raises:
+        UnavailableError: it can't run here.
+    """
+    if system == sc.JAVA:
+        try:
+            return java.command_line()
+        except java.UnavailableError as error:
+            raise UnavailableError(str(error)) from error
+    module = _MODULES[system]
+    if system == sc.PYRALLEL:
+        return [_with_pyrallel(python312), "-m", module]
+    needed = _NEEDED.get(system)
+    if needed and importlib.util.find_spec(needed) is None:
+        raise UnavailableError(f"{needed} isn't installed")
+    return [sys.executable, "-m", module]
+
+
+def _with_pyrallel(python312: Path | None) -> str:
+    if python312 is None:
+        raise UnavailableError("no interpreter was given that has Pyrallel, which needs Python 3.12 or later")
+    tried = subprocess.run(
+        [python312, "-c", "import attrs, cattrs, pyrallel_consumer"], capture_output=True, text=True, check=False
+    )
+    if tried.returncode:
+        raise UnavailableError(f"{python312} doesn't have Pyrallel: {tried.stderr.strip().splitlines()[-1]}")
+    return str(python312)
