@@ -83,6 +83,25 @@ async def test_asked_after_a_while(autojump_clock: MockClock, nursery: trio.Nurs
     assert source.asked_at == [pytest.approx(began + PACE, abs=2 * LOOK_AGAIN)]
 
 
+async def test_asked_when_a_worker_is_idle(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A worker that finds nothing to do has it looked at once whether there is enough, in no time."""
+    source, enough = Source(), ["much"]
+    tested = intake(source, enough)
+    source.fetch()
+    await tested.next_event()
+    began = trio.current_time()
+    nursery.start_soon(tested.next_event)
+    await trio.testing.wait_all_tasks_blocked()
+    tested.look_again()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not source.asked_at
+    enough.clear()
+    tested.look_again()
+    await trio.testing.wait_all_tasks_blocked()
+    assert source.asked_at == [began]
+    tested.look_again()
+
+
 async def test_other_events_do_not_wait(autojump_clock: MockClock) -> None:
     """What else the client tells is heard at once, and doesn't change when it is asked."""
     source = Source()

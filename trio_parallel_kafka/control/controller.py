@@ -101,6 +101,7 @@ class Controller:
             on_started=self._something_started,
         )
         self._intake: Final = Intake(client, lambda: not self._is_stopping and self.pool.has_enough())
+        self.pool.on_idle = self._intake.look_again
         self._repeats: Final = Repeats()
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._started: Final = trio.lowlevel.ParkingLot()

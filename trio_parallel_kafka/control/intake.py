@@ -34,18 +34,23 @@ class Intake:
         self._client: Final = client
         self._has_enough: Final = has_enough
         self._last: Fetched | None = None
+        self._pause = trio.CancelScope()
         self._ask_by = 0.0
 
     async def next_event(self) -> Event:
         """Wait for what happens next; whoever comes back has taken the last batch."""
         while self._last is not None:
             if self._has_enough() and trio.current_time() < self._ask_by:
-                with trio.move_on_after(LOOK_AGAIN):
+                with trio.move_on_after(LOOK_AGAIN) as self._pause:
                     return self._noted(await self._client.next_event())
             else:
                 self._last.taken()
                 self._last = None
         return self._noted(await self._client.next_event())
+
+    def look_again(self) -> None:
+        """A worker has nothing to do: look whether there is enough."""
+        self._pause.cancel()
 
     def _noted(self, event: Event) -> Event:
         if isinstance(event, Fetched):

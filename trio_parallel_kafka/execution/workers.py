@@ -63,6 +63,8 @@ class WorkerPool:
         self._visits: Visits | None = None
         self._lingers = True
         self._spawn: Callable[[Worker], None] | None = None
+        self.on_idle: Callable[[], None] = lambda: None
+        """Told when a worker finds nothing to do."""
 
     @property
     def in_flight(self) -> int:
@@ -200,6 +202,7 @@ class WorkerPool:
         while self._spawn is not None:
             lanes = visits.take()
             if not lanes:
+                self.on_idle()
                 await self._idle.park()
                 is_fresh = True
                 continue
