@@ -375,6 +375,21 @@ def test_given_up_by_the_broker(answers: dict[str, deque[Answer]], call: str, en
     assert made.transact(transaction()).ending is Ending.COMMITTED
 
 
+@pytest.mark.parametrize(("call", "ending"), [("abort", Ending.ABORTED), ("commit", Ending.UNKNOWN)])
+def test_no_end(answers: dict[str, deque[Answer]], monkeypatch: pytest.MonkeyPatch, call: str, ending: Ending) -> None:
+    """A client that goes on asking for more time to end a transaction is replaced, and another sees to its end."""
+    monkeypatch.setattr(transaction_thread, "NO_END", 0.0)
+    if call == "abort":
+        answers["offsets"].append(ABORT)
+    answers[call].append(AGAIN)
+    made = opened()
+    outcome = made.transact(transaction())
+    assert outcome.ending is ending
+    assert "get on with it" in str(outcome.error)
+    assert [each.calls.count("init") for each in StandIn.made] == [1, 1]
+    assert made.transact(transaction()).ending is Ending.COMMITTED
+
+
 def test_broken(answers: dict[str, deque[Answer]]) -> None:
     """A client that is broken otherwise is replaced, and what it may have committed is unknown."""
     answers["commit"].append(BROKEN)

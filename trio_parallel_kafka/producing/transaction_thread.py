@@ -79,6 +79,10 @@ when another connection comes or goes (confluentinc/librdkafka issues 5456 and 5
 OVERDUE: Final = 15.0
 """Seconds after which the client is left to a call that doesn't return, and replaced by another."""
 
+NO_END: Final = 60.0
+"""Seconds after which a client is replaced that doesn't get on with committing or aborting, broker or no broker: it has
+been seen to go on so for minutes after its broker was back."""
+
 SLOW: Final = 10.0
 """Seconds after which, and at intervals of which, a transaction under way is logged."""
 
@@ -296,9 +300,12 @@ class TransactionThread:
         return Outcome(otherwise, passing(cause))
 
     def _repeat(self, call: Callable[[float], object]) -> None:
-        """Make a call until it succeeds, or fails for another reason than time."""
+        """Make a call until it succeeds, fails for another reason than time, or has taken too much of that."""
+        began = time.monotonic()
         while not self._succeeds(call):
             self._raise_if_over()
+            if time.monotonic() - began >= NO_END:
+                raise KafkaException(local_error(f"the client didn't get on with it for {NO_END:.0f} s"))
 
     def _succeeds(self, call: Callable[[float], object]) -> bool:
         """Make a call; ``False``: it is to be made again, for it needs more time."""
