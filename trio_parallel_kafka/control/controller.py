@@ -18,7 +18,6 @@ from trio_parallel_kafka.control.dead_letters import check_dead_letter_topics
 from trio_parallel_kafka.control.dispatcher import Dispatcher
 from trio_parallel_kafka.control.gate import Gate
 from trio_parallel_kafka.control.handling import Handling
-from trio_parallel_kafka.control.intake import Intake
 from trio_parallel_kafka.control.outbox import ProducerOutbox
 from trio_parallel_kafka.control.positions import Positions
 from trio_parallel_kafka.control.rebalance import Rebalancer
@@ -100,8 +99,6 @@ class Controller:
             revoke_grace=config.revoke_grace,
             on_started=self._something_started,
         )
-        self._intake: Final = Intake(client, lambda: not self._is_stopping and self.pool.has_enough())
-        self.pool.on_idle = self._intake.look_again
         self._repeats: Final = Repeats()
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._started: Final = trio.lowlevel.ParkingLot()
@@ -267,10 +264,13 @@ class Controller:
                 self._something_changed()
 
     async def _serve_event(self) -> None:
-        match await self._intake.next_event():
+        match await self._client.next_event():
             case Fetched() as event:
-                if not self._is_stopping:
-                    await self._take(event)
+                try:
+                    if not self._is_stopping:
+                        await self._take(event)
+                finally:
+                    event.taken()
             case Assigned() as event:
                 await self._rebalancer.assigned(event)
             case Revoked() as event:

@@ -108,11 +108,6 @@ class LaneScheduler(Generic[T]):
                 self._turn.append(group)
 
     @property
-    def ready_count(self) -> int:
-        """How many lanes may be handed out, were nothing held."""
-        return sum([len(group.ready) for group in self._turn])
-
-    @property
     def groups(self) -> Sequence[LaneGroup[T]]:
         """The groups with lanes that may be handed out, in their turn; none if the scheduler is held."""
         return () if self.is_held else tuple(self._turn)

@@ -81,7 +81,6 @@ class BatchVisits:
         self._on_unripe: Final = on_unripe
         self._on_left: Final = on_left
         self._clock: Final = clock
-        self.has_waited: bool = True  # a batch is worth waiting for
 
     def take(self) -> Sequence[Lane[Record]]:
         lanes = self._taker.take(trio.current_time())

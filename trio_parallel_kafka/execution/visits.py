@@ -80,13 +80,7 @@ class Probing:
 
 
 class Visits(Protocol):
-    """How lanes are taken and served.
-
-    Attributes:
-        has_waited: handlers wait, as far as was seen last.
-    """
-
-    has_waited: bool
+    """How lanes are taken and served."""
 
     def take(self) -> Sequence[Lane[Record]]:
         """Lanes to be visited next, now in the caller's hands; none if there is nothing to do."""
@@ -143,7 +137,6 @@ class RecordVisits:
         self._on_progress: Final = on_progress
         self._clock: Final = clock
         self._at_work: Worker | None = None
-        self.has_waited: bool = False
 
     def take(self) -> Sequence[Lane[Record]]:
         lane = self._scheduler.take() or self._probing.take(self._scheduler)
@@ -185,7 +178,6 @@ class RecordVisits:
                     worker.streak += 1
                 else:  # another worker ran, so this handler has waited
                     self._at_work = worker
-                    self.has_waited = True
                     worker.streak = 0
                     lane.since = self._clock.now
                 if error is not None:
@@ -213,10 +205,7 @@ class RecordVisits:
                     break
             if assignment.pause_reason is not None:
                 self._on_progress(assignment)
-            if worker.streak >= SLICE_CHECK:
-                self.has_waited = False
-                return
-            if worker.doomed or worker.watchers:
+            if worker.streak >= SLICE_CHECK or worker.doomed or worker.watchers:
                 return
             following = scheduler.take()
             if following is None:

@@ -36,12 +36,6 @@ logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
 SLICE: Final = 0.001
 """Seconds for which a worker keeps the loop when no handler waits."""
 
-ENOUGH: Final = 64
-"""Ready lanes, beyond one for each worker, that keep workers going until more come."""
-
-WAITING: Final = 16
-"""Busy workers that show that handlers wait: those that don't are run by a handful."""
-
 HALTED: Final = "stopping"
 """What holds the scheduler for good once nothing is to be started any more."""
 
@@ -63,21 +57,11 @@ class WorkerPool:
         self._visits: Visits | None = None
         self._lingers = True
         self._spawn: Callable[[Worker], None] | None = None
-        self.on_idle: Callable[[], None] = lambda: None
-        """Told when a worker finds nothing to do."""
 
     @property
     def in_flight(self) -> int:
         """How many records handlers have now."""
         return sum(lane.taken for lane in self.running())
-
-    def has_enough(self) -> bool:
-        """Whether enough lanes are ready for all workers, while handlers wait; those that don't are never sated."""
-        busy = len(self._workers) - len(self._idle)
-        is_waiting = busy >= WAITING or (
-            busy == self._max_concurrency and self._visits is not None and self._visits.has_waited
-        )
-        return is_waiting and self._scheduler.ready_count >= self._max_concurrency - busy + ENOUGH
 
     def running(self) -> list[Lane[Record]]:
         """The lanes that handlers run on now."""
@@ -202,7 +186,6 @@ class WorkerPool:
         while self._spawn is not None:
             lanes = visits.take()
             if not lanes:
-                self.on_idle()
                 await self._idle.park()
                 is_fresh = True
                 continue
