@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from trio_parallel_kafka.config import ConsumerConfig
 from trio_parallel_kafka.config.producer import ProducerConfig
@@ -16,8 +16,6 @@ from trio_parallel_kafka.errors import ParallelKafkaError
 from trio_parallel_kafka.producing.port import Sends
 from trio_parallel_kafka.producing.sender import open_sender
 from trio_parallel_kafka.producing.transactional import MakesTransactions, TransactionalProducer
-
-T = TypeVar("T")
 
 
 class Cluster(Protocol):
@@ -43,18 +41,14 @@ class Librdkafka:
     ) -> AbstractAsyncContextManager[Client]:
         return open_kafka_client(config, problems)
 
-    def open_sender(self, config: ProducerConfig) -> AbstractAsyncContextManager[Sends]:
-        return _beside_its_thread(open_sender(config))
+    @asynccontextmanager
+    async def open_sender(self, config: ProducerConfig) -> AsyncIterator[Sends]:
+        with yielding_gil():
+            async with open_sender(config) as sender:
+                yield sender
 
     def transactional_producer(self, config: ConsumerConfig) -> MakesTransactions:
         return TransactionalProducer(config)
-
-
-@asynccontextmanager
-async def _beside_its_thread(opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    with yielding_gil():
-        async with opening as opened:
-            yield opened
 
 
 current_cluster: Final[ContextVar[Cluster]] = ContextVar("current_cluster", default=Librdkafka())  # noqa: B039 - it has no state

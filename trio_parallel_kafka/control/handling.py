@@ -38,7 +38,7 @@ class Handling:
         clock: the time.
         on_stop: told of the errors that stop the consumer.
         on_failed_attempt: told of each attempt that raised or timed out.
-        on_progress: told of a completion in a partition that is paused.
+        on_progress: told of completions in a partition that is paused.
     """
 
     def __init__(
