@@ -235,14 +235,17 @@ async def test_record_given_up_is_no_success(
 
 
 async def test_successes_keep_it_closed(autojump_clock: MockClock, world: World) -> None:
-    """A rate of failures below the bound opens nothing, however many there are."""
+    """A rate of failures below the bound opens nothing, however many there are.
+
+    One in four: of the nine that end at once, in any order, those that fail may come first.
+    """
     world.broker.add(P0, [f"k{n}" for n in range(900)])
-    handle = Failing({offset: fails(1) for offset in range(0, 900, 3)}, work=0.1)
+    handle = Failing({offset: fails(1) for offset in range(0, 900, 4)}, work=0.1)
     async with world.consuming(handle, max_concurrency=9, retry=PATIENT, breaker=BREAKER) as pc:
         for _ in range(30):
             await trio.sleep(1)
             assert pc.statistics().held == ()
-        assert pc.statistics().totals.failed == 300
+        assert pc.statistics().totals.failed == 225
 
 
 async def test_failures_far_apart_keep_it_closed(autojump_clock: MockClock, world: World) -> None:
