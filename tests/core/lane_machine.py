@@ -399,6 +399,8 @@ class LaneMachine(RuleBasedStateMachine):
             return
         act = ["advance", "put_back", "seal", "park", "keep"][pick % 5]
         lane = self.orphans.pop(pick % len(self.orphans))
+        if act == "advance" and lane.taken > 1:
+            act = "keep"  # who has gathered records advances by that alone
         before = self.state()
         more: dict[str, tuple[object, ...]] = {"park": (self.now,), "keep": (self.undone(lane, pick // 5),)}
         result = getattr(self.scheduler, act)(lane, *more.get(act, ()))

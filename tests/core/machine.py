@@ -20,7 +20,7 @@ from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartiti
 from trio_parallel_kafka.core.commits import CommitEntry
 from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.lane import Lane
-from trio_parallel_kafka.core.member import BUFFER_FULL
+from trio_parallel_kafka.core.member import BUFFER_FULL, ENOUGH_READ
 from trio_parallel_kafka.core.tracker import OffsetWentBackError
 
 Outcome = Literal["taken", "refused", "half", "taken, answer lost"]
@@ -41,7 +41,12 @@ logs = st.lists(
     min_size=3,
     max_size=15,
 )
-limits = st.builds(FlowLimits, max_records=st.integers(1, 40), max_bytes=st.sampled_from([100, 20, 10, 1]))
+limits = st.builds(
+    FlowLimits,
+    max_records=st.integers(1, 40),
+    max_bytes=st.sampled_from([100, 20, 10, 1]),
+    read_ahead=st.sampled_from([1000, 1, 3, 8]),
+)
 ACTS = [*["fetch", "go on", "put back"] * 2, *["take"] * 3, "fetch to the end", "look", "fail", "retry", "tick"]
 blows = st.sampled_from(["revoked", "revoked", "revoked", "revoked", "lost", "crash", "small metadata"])
 plans = st.lists(st.sampled_from([*product(ACTS, range(10))]), min_size=2, max_size=16)
@@ -223,6 +228,8 @@ class CoreMachine(RuleBasedStateMachine):
         assert member.pause_if_full(assignment) is is_full
         assert not member.pause_if_full(assignment)
         assert assignment.pause_reason == (BUFFER_FULL if is_full else None)
+        if not is_full:
+            self.pause_if_enough(tenure)
 
         if tells_end:
             self.deliver_what_is_refused(tenure, back=most)
@@ -239,12 +246,25 @@ class CoreMachine(RuleBasedStateMachine):
             member.deliver(tenure.assignment, [], Item(next_offset))  # type: ignore[arg-type]  # the point
         assert state_of(member) == before
 
+    def pause_if_enough(self, tenure: Tenure) -> None:
+        """It pauses only where lanes wait for a worker, and more records than are to be read ahead."""
+        assignment, member = tenure.assignment, tenure.process.member
+        ready = list(assignment.lanes.ready)
+        waiting = sum(lane.waiting + 1 for lane in ready)
+        waiting += sum(lane.waiting for lane in tenure.process.hands_of(assignment))
+        pauses = member.pause_if_enough(assignment, lambda each: len(tenure.process.hands_of(each)))
+        assert pauses is (bool(ready) and waiting > self.flow.read_ahead)
+        assert assignment.pause_reason == (ENOUGH_READ if pauses else None)
+
     def resume(self, process: Process, assignment: Assignment[Item], stuck: list[Lane[Item]]) -> None:
         """A full partition is looked at, after each completion in it and now and then."""
         member = process.member
         before = state_of(member)
+        in_hands = len(process.hands_of(assignment)) - len(stuck)
         if member.resume_if_low(assignment, stuck):
             assert not member.pause_if_full(assignment), "it flaps"
+        elif member.resume_if_dry(assignment, in_hands, stuck):
+            assert not member.pause_if_enough(assignment, lambda _: 0), "it flaps"
         else:
             assert state_of(member) == before
             assert len(assignment.tracker), "paused for ever, with nothing buffered"

@@ -9,7 +9,7 @@ from core.kit import ORDERS, Item, new_member, started, state_of, taken
 
 from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition, TransitionError
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.member import BUFFER_FULL, POSITION_UNKNOWN, STOPPING, Member
+from trio_parallel_kafka.core.member import BUFFER_FULL, ENOUGH_READ, POSITION_UNKNOWN, STOPPING, Member
 from trio_parallel_kafka.core.tracker import OffsetWentBackError
 
 SMALL = FlowLimits(max_records=8, max_bytes=1000)
@@ -280,6 +280,82 @@ def test_what_comes_behind_a_parked_record_does_not_count_as_runnable_until_it_i
     assert not member.resume_if_low(assignment)
     member.lanes.park(taken(member), 10.0)
     assert member.resume_if_low(assignment)
+
+
+AHEAD = FlowLimits(max_records=100, max_bytes=10**6, read_ahead=6)
+
+
+def hands_of(*lanes: object) -> Callable[[object], int]:
+    """Tell that workers have these lanes."""
+    return lambda _: len(lanes)
+
+
+def test_partition_with_enough_read_pauses_until_a_third_of_it_is_handled() -> None:
+    """What workers have in their hands doesn't count; six wait, so the seventh is enough, and four are little."""
+    member = new_member(AHEAD)
+    assignment = started(member)
+    fill(member, assignment, "abcdefgh")
+    hands = [taken(member), taken(member)]
+    assert not member.pause_if_enough(assignment, hands_of(*hands))
+    fill(member, assignment, "i")
+    assert member.pause_if_enough(assignment, hands_of(*hands))
+    assert assignment.pause_reason == ENOUGH_READ
+    assert not member.pause_if_enough(assignment, hands_of(*hands))
+    assert not member.pause_if_full(assignment)
+    for _ in range(2):
+        complete_one(member)
+        assert not member.resume_if_low(assignment)
+    complete_one(member)
+    assert member.resume_if_low(assignment)
+    assert assignment.pause_reason is None
+    assert not member.resume_if_low(assignment)
+
+
+def test_nobody_is_asked_what_is_in_hands_while_that_decides_nothing() -> None:
+    """Counting that takes time in proportion to the workers."""
+    member = new_member(AHEAD)
+    assignment = started(member)
+    fill(member, assignment, "abcdef")
+    assert not member.pause_if_enough(assignment, lambda _: 1 // 0)
+
+
+def test_records_of_a_running_key_are_not_enough_when_no_lane_waits_for_a_worker() -> None:
+    """Reading goes on past those of a hot key up to half of the bound, or the partition's others would starve."""
+    member = new_member(AHEAD)
+    assignment = started(member)
+    fill(member, assignment, "a" * 30)
+    hot = taken(member)
+    assert not member.pause_if_enough(assignment, hands_of(hot))
+    fill(member, assignment, "b")
+    assert member.pause_if_enough(assignment, hands_of(hot))
+    assert not member.resume_if_dry(assignment, 1)  # "b" waits for a worker
+    complete_one(member)
+    assert not member.resume_if_low(assignment)
+    assert member.resume_if_dry(assignment, 1)
+    fill(member, assignment, "a" * 21 + "b")
+    assert member.pause_if_enough(assignment, hands_of(hot))
+    complete_one(member)
+    assert not member.resume_if_dry(assignment, 0)  # 51 are over half of the bound
+    assert member.resume_if_dry(assignment, 1)  # but one of them is in a worker's hands
+    fill(member, assignment, "ab")
+    assert member.pause_if_enough(assignment, hands_of(hot))
+    complete_one(member)
+    assert not member.resume_if_dry(assignment, 1)
+    assert member.resume_if_dry(assignment, 0, [hot])  # it hangs, so none of them can run
+    assert assignment.pause_reason is None
+
+
+def test_enough_read_is_no_reason_to_go_on_with_a_partition_that_is_let_go() -> None:
+    """It stays paused while it is revoked, whatever is handled in its grace."""
+    member = new_member(AHEAD)
+    assignment = started(member)
+    fill(member, assignment, "abcdefgh")
+    assert member.pause_if_enough(assignment, hands_of())
+    member.begin_revoke(assignment)
+    for offset in range(8):
+        assignment.complete(Item(offset))
+    assert not member.resume_if_low(assignment)
+    assert not member.resume_if_dry(assignment, 1)
 
 
 def test_record_that_has_failed_before_it_got_a_key_has_a_lane_of_its_own() -> None:

@@ -152,8 +152,8 @@ IN_CORE: Final = (
         "paused partitions are never resumed",
         "P5",
         "core/member.py",
-        "        assignment.pause_reason = None\n        return True",
-        "        return False",
+        "            assignment.pause_reason = None\n            return True",
+        "            return False",
     ),
     Mutant(
         "the bound counts what fits, not what one more batch brings",

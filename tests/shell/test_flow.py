@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from itertools import pairwise
+
 import pytest
 import trio
 from confluent_kafka import KafkaError as ClientError
 from shell.kit import P0, P1, Handling, World, error, of
 from trio.testing import MockClock
 
-from trio_parallel_kafka import ParallelConsumer
-from trio_parallel_kafka.core.flow import FlowLimits
+from trio_parallel_kafka import ParallelConsumer, Record, Retry, parallel_consumer
+from trio_parallel_kafka.core.flow import MAX_BATCH, READ_AHEAD, FlowLimits
 
 
 async def watch(pc: ParallelConsumer, seconds: float) -> tuple[int, int]:
@@ -75,6 +78,76 @@ async def test_partition_full_of_hung_records_does_not_flap(autojump_clock: Mock
         await trio.sleep(30)
         assert len(world.client.calls.of("pause")) == calls
         assert of(pc, P0).paused == "buffer full"
+
+
+async def test_no_more_is_read_ahead_than_is_soon_needed(autojump_clock: MockClock, world: World) -> None:
+    """Far below its bound a partition pauses while lanes wait for workers, and goes on before they are all taken."""
+    world.broker.add(P0, [f"k{n}" for n in range(8000)])
+    times: list[float] = []
+
+    async def handle(_record: Record) -> None:
+        times.append(trio.current_time())
+        await trio.sleep(0.01)
+
+    async with world.consuming(handle, max_buffered_records=100_000, max_concurrency=10) as pc:
+        await trio.sleep(0.5)
+        assert of(pc, P0).paused == "enough read ahead"
+        records, _ = await watch(pc, 6.0)
+        assert READ_AHEAD < records <= READ_AHEAD + 10 + MAX_BATCH
+        await trio.sleep(2)
+        assert len(times) == 8000
+        assert max(later - earlier for earlier, later in pairwise(times)) < 0.02, "workers had to wait for records"
+
+
+async def test_as_many_are_read_as_workers_can_have(autojump_clock: MockClock, world: World) -> None:
+    """What workers have in their hands isn't what they will need next: one partition can keep any number busy."""
+    world.broker.add(P0, [f"k{n}" for n in range(4500)])
+    handle = Handling(work=100.0)
+    async with world.consuming(handle, max_concurrency=4000):
+        await trio.sleep(0.5)
+        assert handle.peak == 4000
+
+
+async def test_hot_key_does_not_hide_the_others(autojump_clock: MockClock, world: World) -> None:
+    """What waits behind a key's running record keeps nobody busy, so it isn't enough."""
+    world.broker.add(P0, ["hot"] * 800 + [f"k{n}" for n in range(1000)])
+    handle = Handling(work=30.0)
+    async with world.consuming(handle, max_concurrency=2000, shutdown_timeout=0.0):
+        await trio.sleep(0.7)
+        assert handle.offsets(P0, started=True) == [0, *range(800, 1800)]
+
+
+async def test_failures_that_come_again_later_do_not_slow_reading_down(autojump_clock: MockClock, world: World) -> None:
+    """Parked records aren't enough either, and what parks them says so at once."""
+    world.broker.add(P0, [f"k{n}" for n in range(4000)])
+    world.broker.add(P1, ["other"])
+
+    async def handle(record: Record) -> None:
+        if record.partition == P1.partition:
+            await trio.sleep(30)
+        elif record.attempt == 1:
+            raise Retry(after=20)
+
+    async with world.consuming(handle) as pc:
+        await trio.sleep(0.1)
+        assert of(pc, P0).parked == 4000
+
+
+async def test_batches_become_as_full_as_they_may(autojump_clock: MockClock, world: World) -> None:
+    """What is read ahead grows with the batches."""
+    world.broker.add(P0, [f"k{n}" for n in range(9000)])
+    sizes: list[int] = []
+
+    async def handle(records: tuple[Record, ...]) -> None:
+        sizes.append(len(records))
+        await trio.sleep(0.5)
+
+    config = world.config(max_buffered_records=20_000, max_concurrency=1)
+    async with parallel_consumer(config) as pc, trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(pc.run_batches, handle, max_size=3000, linger=0.2))
+        await trio.sleep(5)
+        pc.stop()
+    assert sizes == [3000] * 3
 
 
 async def test_bound_in_bytes_pauses(autojump_clock: MockClock, world: World) -> None:

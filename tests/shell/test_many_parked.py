@@ -8,6 +8,7 @@ import resource
 import weakref
 from pathlib import Path
 
+import attrs
 import trio
 from shell.failing import Failing, fails
 from shell.kit import P0, P1, HandlerError, Handling, World, of
@@ -136,6 +137,8 @@ async def test_batches_that_never_wait_share_the_loop(autojump_clock: MockClock,
     config = world.config(max_buffered_records=30_000, max_concurrency=2)
     async with parallel_consumer(config) as pc, trio.open_nursery() as nursery:
         pc.pause()
+        member = pc._controller.member
+        member.limits = attrs.evolve(member.limits, read_ahead=config.max_buffered_records)
         nursery.start_soon(functools.partial(pc.run_batches, handle, max_size=10))
         await trio.sleep(5)
         pc.resume()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Final, assert_never
 
 import trio
@@ -16,6 +16,7 @@ from trio_parallel_kafka.control.client import Assigned, Client, Failed, Fetched
 from trio_parallel_kafka.control.committer import Committer
 from trio_parallel_kafka.control.dead_letters import check_dead_letter_topics
 from trio_parallel_kafka.control.dispatcher import Dispatcher
+from trio_parallel_kafka.control.flow_control import FlowControl
 from trio_parallel_kafka.control.gate import Gate
 from trio_parallel_kafka.control.handling import Handling
 from trio_parallel_kafka.control.outbox import ProducerOutbox
@@ -24,11 +25,10 @@ from trio_parallel_kafka.control.rebalance import Rebalancer
 from trio_parallel_kafka.control.totals import ControlTotals
 from trio_parallel_kafka.control.transactions import TransactionCommitter
 from trio_parallel_kafka.control.watches import Watches
-from trio_parallel_kafka.core.assignments import Assignment, Phase, TopicPartition
+from trio_parallel_kafka.core.assignments import Phase, TopicPartition
 from trio_parallel_kafka.core.batching import BatchScope
 from trio_parallel_kafka.core.flow import FlowLimits
-from trio_parallel_kafka.core.lane import Lane
-from trio_parallel_kafka.core.member import BUFFER_FULL, STOPPING, Member
+from trio_parallel_kafka.core.member import STOPPING, Member
 from trio_parallel_kafka.errors import ConsumerClosedError, ParallelKafkaError
 from trio_parallel_kafka.execution.batches import BatchVisits
 from trio_parallel_kafka.execution.clock import CoarseClock
@@ -41,15 +41,6 @@ from trio_parallel_kafka.record import Record, shown_key
 from trio_parallel_kafka.repeats import Repeats
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.control")
-
-TICK: Final = 0.1
-"""Seconds between two looks at partitions that are full, and at the time, while handlers run."""
-
-IDLE_TICK: Final = 1.0
-"""The same while none does."""
-
-STUCK_AFTER: Final = 1.0
-"""Seconds after which the records behind a running one don't count as runnable."""
 
 WATCH: Final = 1.0
 RETRY: Final = 1.0
@@ -72,6 +63,7 @@ class Controller:
         self.tally: Final = Tally()
         self.pool: Final = WorkerPool(self.member.lanes, config.max_concurrency)
         self._clock: Final = CoarseClock()
+        self._flow: Final = FlowControl(client, self.member, self.pool, self._clock)
         self._dispatcher: Final = Dispatcher(self.member, config, self.totals)
         self._committer, outbox, self._deliver = self._delivery()
         self.gate: Final = Gate(self.member, self.tally, config.breaker, self._dispatch_changed)
@@ -84,7 +76,7 @@ class Controller:
             clock=self._clock,
             on_stop=self._handler_failed,
             on_failed_attempt=self.gate.attempt_failed,
-            on_progress=self._resume_if_low,
+            on_progress=self._flow.progressed,
         )
         self._alarm: Final = Alarm((self._next_parked, self.pool.next_due, self.gate.next_due), self._ring)
         self.member.lanes.on_parked = self._alarm.due_at
@@ -160,6 +152,7 @@ class Controller:
 
     def batches(self, execute: Execute, *, size: int, scope: BatchScope, linger: float) -> BatchVisits:
         """What workers do with batches."""
+        self.member.limits = self.member.limits.for_batches(size)
         return self.handling.batches(
             execute,
             size=size,
@@ -248,7 +241,7 @@ class Controller:
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._commit_regularly)
-            nursery.start_soon(self._watch_flow)
+            nursery.start_soon(self._flow.watch)
             nursery.start_soon(self._every, WATCH, self._watches.look)
             nursery.start_soon(self._alarm.run)
             nursery.start_soon(self._deliver)
@@ -288,9 +281,7 @@ class Controller:
     async def _take(self, event: Fetched) -> None:
         self._clock.now = trio.current_time()
         result = self._dispatcher.dispatch(event.messages, event.assignment_epochs, self._clock.now)
-        full = [each.partition for each in result.touched if self.member.pause_if_full(each)]
-        if full:
-            self._client.pause(full)
+        self._flow.fetched(result.touched)
         self.pool.wake()
         for message in result.errors:
             await self._take_error(message)
@@ -334,24 +325,6 @@ class Controller:
             self._fail(error)
         except ParallelKafkaError as error:
             logger.warning("%s", error)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _watch_flow(self) -> None:
-        while True:
-            await trio.sleep(TICK if self._is_at_work() else IDLE_TICK)
-            self._clock.now = now = trio.current_time()
-            for assignment in self.member.assignments:
-                if assignment.pause_reason == BUFFER_FULL:
-                    stuck = [lane for lane in self.pool.running_on([assignment]) if now - lane.since > STUCK_AFTER]
-                    self._resume_if_low(assignment, stuck)
-
-    def _is_at_work(self) -> bool:
-        is_full = any(assignment.pause_reason == BUFFER_FULL for assignment in self.member.assignments)
-        return is_full or bool(self.pool.running())
-
-    def _resume_if_low(self, assignment: Assignment[Record], stuck: Collection[Lane[Record]] = ()) -> None:
-        if self.member.resume_if_low(assignment, stuck):
-            self._client.resume({assignment.partition: assignment.tracker.next_offset})
 
     # What is told from elsewhere
 

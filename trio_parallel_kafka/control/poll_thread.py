@@ -84,7 +84,7 @@ class PollSettings:
     Attributes:
         properties: librdkafka's configuration, without callbacks.
         is_incremental: assignments change by increments (cooperative, or KIP-848), not as a whole.
-        batch_size: how many messages are taken at once.
+        batch_size: how many messages are taken at once; half of it while a partition is paused.
         revoke_timeout: seconds that a revoke may be held up.
         assign_timeout: seconds that an assign may be held up.
         leave_timeout: seconds that a join under way may hold up the leaving.
@@ -228,7 +228,8 @@ class PollThread:
         waited = min(time.perf_counter() - began, self._poll_timeout)
         messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
-            room = max(0, self._settings.batch_size - 1 - len(messages))
+            most = self._settings.batch_size // (2 if self._paused else 1)  # they come faster than they are handled
+            room = max(0, most - 1 - len(messages))
             fetched = [message, *self._consumer.consume(room, 0)]
             self._note_next(fetched)
             messages += fetched

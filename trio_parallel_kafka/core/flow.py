@@ -4,6 +4,10 @@ A partition is paused as long as one more batch could take it over its bound. It
 has fallen to half of the bound: *what can run*, because records behind a stuck one would otherwise keep the
 rest of their partition waiting for ever. And it has to be an eighth of the bound away from its next pause, so
 that a buffer full of stuck records doesn't flap (each pause throws away what the client has fetched ahead).
+
+Long before that it is paused when enough is read: so many records beside those in the workers' hands, and lanes that
+wait for a worker. To read on then is of no use to anybody, and each record that waits costs time for as long as it
+does: the garbage collector looks at it again and again.
 """
 
 from __future__ import annotations
@@ -13,26 +17,52 @@ import attrs
 MAX_BATCH = 500
 """Records taken from the client at once: building them holds the GIL, 0.4 ms at 500."""
 
+READ_AHEAD = 750
+"""Records of a partition that are enough, beside those in the workers' hands."""
+
 
 @attrs.frozen
 class FlowLimits:
-    """The bounds of one partition, in records and in bytes of key and value."""
+    """The bounds of one partition.
+
+    Attributes:
+        max_records: it may have in memory.
+        max_bytes: of key and value it may have in memory, but for one batch.
+        read_ahead: records that are enough.
+    """
 
     max_records: int
     max_bytes: int
+    read_ahead: int = READ_AHEAD
 
     @property
     def batch_size(self) -> int:
         """How many records may be fetched at once, so that the bound in records is never passed."""
         return max(1, min(MAX_BATCH, self.max_records // 4))
 
+    def for_batches(self, size: int) -> FlowLimits:
+        """The same for workers that take so many records of a partition at once."""
+        return attrs.evolve(self, read_ahead=max(self.read_ahead, 2 * size))
+
     def is_full(self, records: int, size: int) -> bool:
         """Whether fetching has to pause, with so much buffered."""
         return records + self.batch_size > self.max_records or size >= self.max_bytes
 
+    def is_enough(self, waiting: int) -> bool:
+        """Whether fetching has to pause, with so many records for which workers are still to come."""
+        return waiting > self.read_ahead
+
     def may_resume(self, records: int, size: int, runnable: int) -> bool:
-        """Whether a paused partition may fetch again; ``runnable`` of the buffered ``records`` aren't stuck."""
+        """Whether a full partition may fetch again; ``runnable`` of the buffered ``records`` aren't stuck."""
         if self.is_full(records + self.max_records // 8, size + self.max_bytes // 8):
             return False
         runnable_size = size * runnable // records if records else 0
         return runnable * 2 <= self.max_records and runnable_size * 2 <= self.max_bytes
+
+    def is_little(self, waiting: int) -> bool:
+        """Whether fetching may go on where it was enough."""
+        return waiting * 3 <= self.read_ahead * 2
+
+    def is_short(self, records: int, size: int, waiting: int) -> bool:
+        """The same where no lane waits for a worker: what was enough is only behind running records."""
+        return not self.is_full(records, size) and waiting * 2 <= self.max_records

@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
 from trio_parallel_kafka.core.assignments import (
@@ -25,8 +25,12 @@ from trio_parallel_kafka.core.ranges import OffsetRanges
 R = TypeVar("R", bound=Tracked)
 
 BUFFER_FULL: Final = "buffer full"
+ENOUGH_READ: Final = "enough read ahead"
 POSITION_UNKNOWN: Final = "position unknown"
 STOPPING: Final = "stopping"
+
+FULL: Final = frozenset({BUFFER_FULL, ENOUGH_READ})
+"""Why fetching pauses until enough of what was read is handled."""
 
 
 class Member(Generic[R]):
@@ -37,7 +41,7 @@ class Member(Generic[R]):
     """
 
     def __init__(self, limits: FlowLimits) -> None:
-        self.limits: Final = limits
+        self.limits: FlowLimits = limits
         self.assignments: Final[AssignmentRegistry[R]] = AssignmentRegistry()
         self.lanes: Final[LaneScheduler[R]] = LaneScheduler()
         self.ledger: Final = CommitLedger()
@@ -133,13 +137,52 @@ class Member(Generic[R]):
         assignment.pause_reason = BUFFER_FULL
         return True
 
+    def pause_if_enough(self, assignment: Assignment[R], count_in_hands: Callable[[Assignment[R]], int]) -> bool:
+        """Say whether fetching has to pause because lanes wait for workers that have enough to do for a while.
+
+        Args:
+            assignment: the partition's.
+            count_in_hands: how many of its records workers have now; asked only if that decides.
+        """
+        lanes, runnable = assignment.lanes, self._runnable(assignment)
+        if assignment.pause_reason is not None or not lanes.ready or not self.limits.is_enough(runnable):
+            return False
+        in_hands = count_in_hands(assignment)
+        if not self.limits.is_enough(runnable - in_hands):
+            return False
+        assignment.pause_reason = ENOUGH_READ
+        assignment.in_hands = in_hands
+        return True
+
     def resume_if_low(self, assignment: Assignment[R], stuck: Iterable[Lane[R]] = ()) -> bool:
         """Say whether fetching of a full partition goes on; ``stuck`` lanes' records don't count as runnable."""
-        if assignment.pause_reason != BUFFER_FULL or assignment.phase is not Phase.ACTIVE:
+        runnable = self._runnable(assignment, stuck)
+        if assignment.pause_reason == ENOUGH_READ:
+            return self._resume_if(assignment, may=self.limits.is_little(runnable - assignment.in_hands))
+        if assignment.pause_reason != BUFFER_FULL:
             return False
-        records = len(assignment.tracker)
-        runnable = records - assignment.lanes.stuck - sum(lane.waiting + 1 for lane in stuck)
-        if not self.limits.may_resume(records, assignment.buffered_bytes, runnable):
+        may = self.limits.may_resume(len(assignment.tracker), assignment.buffered_bytes, runnable)
+        return self._resume_if(assignment, may=may)
+
+    def resume_if_dry(self, assignment: Assignment[R], in_hands: int, stuck: Iterable[Lane[R]] = ()) -> bool:
+        """Say whether fetching goes on, because what was enough waits behind running records, and not for workers.
+
+        Args:
+            assignment: the partition's.
+            in_hands: how many of its records workers have now, without those that are stuck.
+            stuck: lanes whose records don't count as runnable, beside those that are parked or sealed.
+        """
+        if assignment.pause_reason != ENOUGH_READ or assignment.lanes.ready:
             return False
-        assignment.pause_reason = None
-        return True
+        waiting = self._runnable(assignment, stuck) - in_hands
+        may = self.limits.is_short(len(assignment.tracker), assignment.buffered_bytes, waiting)
+        return self._resume_if(assignment, may=may)
+
+    def _runnable(self, assignment: Assignment[R], stuck: Iterable[Lane[R]] = ()) -> int:
+        return len(assignment.tracker) - assignment.lanes.stuck - sum(lane.waiting + 1 for lane in stuck)
+
+    def _resume_if(self, assignment: Assignment[R], *, may: bool) -> bool:
+        if may and assignment.phase is Phase.ACTIVE:
+            assignment.pause_reason = None
+            return True
+        return False

@@ -185,6 +185,8 @@ class RecordVisits:
                     # Or it would keep itself alive by its traceback, which has this frame.
                     error = error if goes_on_after(error) else None
                     if not is_settled:
+                        if assignment.pause_reason is not None:
+                            self._on_progress(assignment)
                         return
                 if not assignment.complete(record):
                     tally.fenced += 1

@@ -63,6 +63,10 @@ class WorkerPool:
         """How many records handlers have now."""
         return sum(lane.taken for lane in self.running())
 
+    def in_flight_of(self, assignment: Assignment[Record]) -> int:
+        """The same, of one assignment."""
+        return sum(lane.taken for lane in self.running_on((assignment,)))
+
     def running(self) -> list[Lane[Record]]:
         """The lanes that handlers run on now."""
         return [lane for worker in self._workers for lane in worker.lanes]
