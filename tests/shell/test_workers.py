@@ -20,6 +20,7 @@ from trio_parallel_kafka.execution.settling import Settler
 from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.verdicts import Stop
 from trio_parallel_kafka.execution.visits import Handler, Probing, RecordVisits
+from trio_parallel_kafka.execution.worker import Worker
 from trio_parallel_kafka.execution.workers import WorkerPool
 
 
@@ -148,6 +149,24 @@ async def test_look_at_nothing_late(autojump_clock: MockClock) -> None:
         assert limit.next_due() == math.inf
         stage.pool.finish()
     assert (stage.tally.completed, stage.tally.failed) == (1, 0)
+
+
+async def test_many_late_handlers_take_few_looks(autojump_clock: MockClock) -> None:
+    """A look takes time for each worker: if thousands are late, each a little later, they don't get one each."""
+    limit = TimeLimit(5.0)
+    pool = [Worker(trio.lowlevel.ParkingLot()) for _ in range(2000)]
+    for worker in pool:
+        limit.begin(worker)
+        autojump_clock.jump(1e-5)
+    looks = 0
+    while (due := limit.next_due()) < math.inf:
+        looks += 1
+        limit.look(due)
+        for worker in pool:
+            if worker.late is not None:
+                assert due - worker.due < 0.005
+                worker.late, worker.due = None, math.inf
+    assert looks < 100
 
 
 async def test_cancelled_that_nothing_caused_ends_the_pool(autojump_clock: MockClock) -> None:

@@ -25,6 +25,9 @@ from trio_parallel_kafka.execution.worker import Worker
 
 Given = TypeVar("Given")
 
+REST: Final = 1e-6
+"""Seconds between two looks, for each worker looked at: so thousands that are late one by one don't get a look each."""
+
 
 def timeout_error(timeout: float) -> HandlerTimeoutError:
     """What an attempt fails with that takes longer than ``timeout`` seconds."""
@@ -85,7 +88,7 @@ class TimeLimit:
         raise timeout_error(self.timeout)
 
     def next_due(self) -> float:
-        """When to :meth:`look`: when the first attempt that is under way may be late, or earlier."""
+        """When to :meth:`look`: when the first attempt that is under way may be late, or about then."""
         return self._due
 
     def look(self, now: float) -> None:
@@ -93,10 +96,11 @@ class TimeLimit:
         if now < self._due:
             return
         self._at_work = {worker for worker in self._at_work if worker.due < math.inf}
-        self._due = math.inf
+        due = math.inf
         for worker in self._at_work:
             if worker.due > now:
-                self._due = min(self._due, worker.due)
+                due = min(due, worker.due)
             else:
                 worker.late = timeout_error(self.timeout)
                 worker.scope.deadline = now
+        self._due = max(due, now + REST * len(self._at_work))
