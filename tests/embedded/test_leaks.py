@@ -19,7 +19,7 @@ from trio_parallel_kafka.control.controller import Controller
 from trio_parallel_kafka.control.gil import GilYield
 from trio_parallel_kafka.control.kafka_client import KafkaClient
 from trio_parallel_kafka.control.poll_thread import PollThread
-from trio_parallel_kafka.execution.visits import Worker
+from trio_parallel_kafka.execution.worker import Worker
 from trio_parallel_kafka.execution.workers import WorkerPool
 from trio_parallel_kafka.testing import EmbeddedBroker
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import trio
-from shell.failing import Failing
+from shell.failing import Failing, graveyard
 from shell.fake_outbox import FakeOutbox
-from shell.kit import NEVER, P0, P1, BodyError, Handling, World, of
+from shell.kit import NEVER, P0, P1, BodyError, HandlerError, Handling, World, of
 from trio.testing import MockClock
 
 from trio_parallel_kafka import (
@@ -28,6 +28,8 @@ from trio_parallel_kafka import (
 )
 from trio_parallel_kafka.config import RetryPolicy
 from trio_parallel_kafka.core.metadata import read_metadata
+from trio_parallel_kafka.execution import workers
+from trio_parallel_kafka.testing.simulation.scheduling import seeded
 
 AT_ONCE = RetryPolicy(max_attempts=2, initial_backoff=0.0)
 NAMED = "<Record orders[0]@0 key=b'a' attempt=1 assignment_epoch=1> isn't done long after handler_timeout"
@@ -70,7 +72,7 @@ async def test_timeout_is_a_failure_like_any_other(autojump_clock: MockClock, wo
     async with world.consuming(handle, handler_timeout=5.0, retry=policy, on_failure="skip") as pc:
         await trio.sleep(16)
         assert handle.cancelled == [(0, 0), (0, 0)]
-        await trio.sleep(2)
+        await trio.sleep(2.5)
         totals = pc.statistics().totals
         assert (totals.failed, totals.retried, totals.skipped, totals.abandoned) == (3, 2, 1, 0)
         assert world.committed(P0) == 2
@@ -146,6 +148,205 @@ async def test_cancellation_from_outside_is_no_timeout(autojump_clock: MockClock
         await trio.sleep(10)
         totals = pc.statistics().totals
         assert (totals.failed, totals.abandoned) == (0, 1)
+
+
+# One timer and one scope for many attempts
+
+
+@pytest.mark.parametrize("how", ["ends", "returns", "raises"])
+async def test_late_handler_of_a_revoked_partition_is_abandoned(
+    autojump_clock: MockClock, world: World, how: str
+) -> None:
+    """Its partition is taken while it still ends, late: whatever becomes of it, nothing has failed, nothing is done."""
+    world.broker.add(P0, ["a"])
+    started: list[float] = []
+
+    async def handle(_record: Record) -> None:
+        started.append(trio.current_time())
+        if len(started) > 1:
+            return
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+            if how == "returns":
+                return  # noqa: ASYNC104, B012 - what must not be done
+            if how == "raises":
+                raise BodyError
+
+    async with world.consuming(handle, handler_timeout=5.0, revoke_grace=0.0, on_failure="skip") as pc:
+        await trio.sleep(6)
+        await world.rebalance(revoke=[P0])
+        await trio.sleep_until(9)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.skipped, totals.completed, totals.abandoned) == (0, 0, 0, 1)
+        await world.rebalance(assign=[P0])
+        await trio.sleep(2)
+        assert pc.statistics().totals.completed == 1
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_timeout_and_revoke_at_the_same_moment(autojump_clock: MockClock, world: World, seed: int) -> None:
+    """Either is what ends the attempt, and the record is given up, or handled again; never neither, nor both."""
+    world.broker.add(P0, ["a"])
+    handle = Handling(held={0})
+    with seeded(seed):
+        async with world.consuming(handle, handler_timeout=5.0, revoke_grace=0.0, on_failure="skip") as pc:
+            await trio.sleep_until(5.0)
+            await world.rebalance(revoke=[P0])
+            totals = pc.statistics().totals
+            assert (totals.failed, totals.skipped, totals.abandoned) in ((1, 1, 0), (0, 0, 1))
+            assert world.committed(P0) == (1 if totals.skipped else None)
+            handle.let_go()
+            await world.rebalance(assign=[P0])
+            await trio.sleep(3)
+            assert pc.statistics().totals.completed == 1
+    assert handle.cancelled == [(0, 0)]
+    assert len(handle.finished) == totals.abandoned
+    assert world.committed(P0) == 1
+
+
+async def test_time_is_up_for_one_attempt_only(autojump_clock: MockClock, world: World) -> None:
+    """What came before it in a row of handlers that never wait, and was late, isn't held against a handler."""
+    world.broker.add(P0, ["a", "a", "b", "b"])
+
+    async def handle(record: Record) -> None:
+        if record.offset == 0:
+            autojump_clock.jump(8)
+        elif record.offset == 2:
+            autojump_clock.jump(4)
+        else:
+            await trio.sleep(4)
+
+    async with world.consuming(handle, handler_timeout=5.0, on_failure="skip", max_concurrency=1) as pc:
+        await trio.sleep(30)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.skipped, totals.completed) == (1, 1, 4)
+
+
+async def test_row_of_handlers_that_never_wait_may_take_longer(autojump_clock: MockClock, world: World) -> None:
+    """Each of them has its own time, though nobody could look meanwhile."""
+    world.broker.add(P0, ["a"] * 6)
+
+    async def block(_record: Record) -> None:
+        autojump_clock.jump(4)
+
+    async with world.consuming(block, handler_timeout=5.0) as pc:
+        await trio.sleep(30)
+        assert (pc.statistics().totals.failed, pc.statistics().totals.completed) == (0, 6)
+
+
+async def test_time_between_handlers_is_nobodys(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that lets other tasks run, and gets its turn late, hasn't made a record late."""
+    monkeypatch.setattr(workers, "SLICE", 0.0)
+    world.broker.add(P0, ["a"] * 40)
+    handled: list[int] = []
+
+    async def handle(record: Record) -> None:
+        handled.append(record.offset)
+
+    async def block() -> None:
+        while len(handled) < 40:
+            autojump_clock.jump(8)
+            await trio.lowlevel.checkpoint()
+
+    async with world.consuming(handle, handler_timeout=5.0) as pc, trio.open_nursery() as nursery:
+        while not handled:
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(block)
+        await trio.sleep(100)
+        assert (pc.statistics().totals.failed, pc.statistics().totals.completed) == (0, 40)
+
+
+async def test_handler_after_one_that_was_revoked_has_its_own_time(autojump_clock: MockClock, world: World) -> None:
+    """The time of an attempt that was cancelled for another reason isn't taken from the next one's."""
+    world.broker.add(P0, ["a"])
+    handle = Handling(held={0})
+    async with world.consuming(handle, handler_timeout=5.0, revoke_grace=0.0, max_concurrency=1) as pc:
+        await trio.sleep(3)
+        handle.held.clear()
+        handle.work = 4.0
+        world.broker.add(P1, ["b"])
+        await trio.sleep(1)
+        await world.rebalance(revoke=[P0])
+        await trio.sleep(6)
+        assert (pc.statistics().totals.failed, pc.statistics().totals.completed) == (0, 1)
+    assert handle.finished == [(1, 0)]
+
+
+@pytest.mark.parametrize("first", ["sends", "fails"])
+async def test_handler_after_one_whose_end_took_time_is_bounded(
+    autojump_clock: MockClock, world: World, outbox: FakeOutbox, first: str
+) -> None:
+    """The time of the next begins once what the one before it led to is dealt with."""
+    outbox.delay = 3.0
+    graveyard(world)
+    world.broker.add(P0, ["a", "a"])
+    cancelled_at: list[float] = []
+
+    async def handle(record: Record) -> ProducerRecord:
+        if record.offset == 0 and first == "fails":
+            raise BodyError
+        if record.offset == 0:
+            return ProducerRecord("results", b"done")
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled_at.append(trio.current_time())
+
+    async with world.consuming(handle, handler_timeout=5.0, on_failure="dead_letter", max_concurrency=1):
+        await trio.sleep(20)
+    assert cancelled_at == [pytest.approx(8.0, abs=0.2)]
+
+
+@pytest.mark.parametrize(
+    "ends", ["with its cancellation", "with an error of its own", "with both", "as if nothing were"]
+)
+async def test_worker_goes_on_after_a_timeout(autojump_clock: MockClock, world: World, ends: str) -> None:
+    """The only worker has a scope that isn't cancelled for what comes next."""
+    world.broker.add(P0, ["a", "a", "b"])
+    handled: list[int] = []
+    sources: list[str] = []
+
+    async def handle(record: Record) -> None:
+        try:
+            await trio.sleep(math.inf if record.offset == 0 else 4)
+        except trio.Cancelled as cancelled:
+            sources.append(cancelled.source)
+            if ends == "with its cancellation":
+                raise
+            if ends == "with an error of its own":
+                raise BodyError from None  # noqa: ASYNC104 - what must not be done
+            if ends == "with both":
+                raise BaseExceptionGroup("of a nursery", [cancelled, BodyError()]) from None  # noqa: ASYNC104
+        handled.append(record.offset)
+
+    async with world.consuming(handle, handler_timeout=5.0, on_failure="skip", max_concurrency=1) as pc:
+        await trio.sleep(15)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.skipped, totals.abandoned, totals.completed) == (1, 1, 0, 3)
+    assert sorted(set(handled) - {0}) == [1, 2]
+    assert sources == ["deadline"]
+    assert world.committed(P0) == 3
+
+
+async def test_bound_is_the_handlers_not_that_of_its_dead_letter(
+    autojump_clock: MockClock, world: World, outbox: FakeOutbox
+) -> None:
+    """A failure may take longer to be dealt with, and the next attempt begins after that."""
+    outbox.delay = 20.0
+    graveyard(world)
+    world.broker.add(P0, ["a", "a"])
+    handle = Failing({0: [HandlerError("bad")]}, work=4.0)
+    async with world.consuming(handle, handler_timeout=5.0, on_failure="dead_letter", max_concurrency=1) as pc:
+        await trio.sleep(40)
+        totals = pc.statistics().totals
+        assert (totals.failed, totals.dead_lettered, totals.completed, totals.abandoned) == (1, 1, 2, 0)
+    assert outbox.places == [(0, 0)]
 
 
 # Handlers that don't end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NoReturn
 
 import pytest
@@ -14,10 +15,12 @@ from trio_parallel_kafka.core.flow import FlowLimits
 from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.execution.attempts import GivenUp
 from trio_parallel_kafka.execution.clock import CoarseClock
+from trio_parallel_kafka.execution.deadline import TimeLimit
 from trio_parallel_kafka.execution.settling import Settler
 from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.verdicts import Stop
 from trio_parallel_kafka.execution.visits import Handler, Probing, RecordVisits
+from trio_parallel_kafka.execution.worker import Worker
 from trio_parallel_kafka.execution.workers import WorkerPool
 
 
@@ -43,7 +46,7 @@ class Stage:
         self.tally = Tally()
         self.pool = WorkerPool(self.member.lanes, max_concurrency)
 
-    def visits(self, handler: Handler) -> RecordVisits:
+    def visits(self, handler: Handler, limit: TimeLimit | None = None) -> RecordVisits:
         settler = Settler(
             tally=self.tally,
             judge=lambda _record, _error, *, may_retry=True: Stop(),  # noqa: ARG005 - its name is the protocol's
@@ -61,6 +64,7 @@ class Stage:
             on_progress=broken,
             clock=CoarseClock(),
             given_up=GivenUp(),
+            limit=limit,
         )
 
     async def run(self, handler: Handler) -> None:
@@ -106,6 +110,63 @@ async def test_pool_that_has_not_begun_is_not_dry(autojump_clock: MockClock) -> 
 async def _run_late(stage: Stage, handle: Handler) -> None:
     await trio.sleep(5)
     await stage.run(handle)
+
+
+async def test_late_handler_that_ends_after_the_pool_is_finished(autojump_clock: MockClock) -> None:
+    """What it has failed with is dealt with, though its worker takes no records any more."""
+    stage, limit = Stage(0), TimeLimit(5.0)
+
+    async def handle(_record: Record) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.pool.run, stage.visits(handle, limit))
+            await trio.sleep(6)
+            limit.look(6.0)
+            stage.pool.finish()
+    assert (trio.current_time(), stage.tally.failed) == (10.0, 1)
+
+
+async def test_look_at_nothing_late(autojump_clock: MockClock) -> None:
+    """A look cancels nothing that has time left, and says when the next is due."""
+    stage, limit = Stage(0), TimeLimit(5.0)
+    dues: list[float] = []
+    limit.on_due = dues.append
+
+    async def handle(_record: Record) -> None:
+        await trio.sleep(4)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.pool.run, stage.visits(handle, limit))
+        await trio.sleep(3)
+        assert (dues, limit.next_due()) == ([5.0], 5.0)
+        limit.look(3.0)
+        assert limit.next_due() == 5.0
+        await trio.sleep(3)
+        limit.look(6.0)
+        assert limit.next_due() == math.inf
+        stage.pool.finish()
+    assert (stage.tally.completed, stage.tally.failed) == (1, 0)
+
+
+async def test_many_late_handlers_take_few_looks(autojump_clock: MockClock) -> None:
+    """A look takes time for each worker: if thousands are late, each a little later, they don't get one each."""
+    limit = TimeLimit(5.0)
+    pool = [Worker(trio.lowlevel.ParkingLot()) for _ in range(2000)]
+    for worker in pool:
+        limit.begin(worker)
+        autojump_clock.jump(1e-5)
+    looks = 0
+    while (due := limit.next_due()) < math.inf:
+        looks += 1
+        limit.look(due)
+        for worker in pool:
+            if worker.late is not None:
+                assert due - worker.due < 0.005
+                worker.late, worker.due = None, math.inf
+    assert looks < 100
 
 
 async def test_cancelled_that_nothing_caused_ends_the_pool(autojump_clock: MockClock) -> None:

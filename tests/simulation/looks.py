@@ -30,8 +30,8 @@ ENDS_MEMBERS: Final = {
 }
 """Troubles that may end a member at once, without its handlers' doing."""
 
-EPSILON: Final = 1e-6
-"""Seconds by which sums of floats may differ."""
+EPSILON: Final = 1e-4
+"""Seconds by which sums of floats may differ, and a timeout may be late."""
 
 
 class Looks:

@@ -1,4 +1,4 @@
-"""One timer for everything that becomes due: parked lanes, batches that aren't full, probes."""
+"""One timer for everything that becomes due: parked lanes, batches that aren't full, probes, late handlers."""
 
 from __future__ import annotations
 

@@ -78,8 +78,11 @@ class Controller:
             on_failed_attempt=self.gate.attempt_failed,
             on_progress=self._flow.progressed,
         )
-        self._alarm: Final = Alarm((self._next_parked, self.pool.next_due, self.gate.next_due), self._ring)
-        self.member.lanes.on_parked = self._alarm.due_at
+        limit = self.handling.limit
+        self._alarm: Final = Alarm(
+            (self._next_parked, self.pool.next_due, self.gate.next_due, limit.next_due), self._ring
+        )
+        self.member.lanes.on_parked = limit.on_due = self._alarm.due_at
         self._positions: Final = Positions(client, config.auto_offset_reset)
         self._rebalancer: Final = Rebalancer(
             client=client,
@@ -365,6 +368,7 @@ class Controller:
 
     def _ring(self, now: float) -> None:
         self._clock.now = now
+        self.handling.limit.look(now)
         if not self._is_stopping:
             self.member.lanes.release_due(now)
         self.gate.look(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -15,7 +16,7 @@ from trio_parallel_kafka.core.member import Member
 from trio_parallel_kafka.execution.attempts import GivenUp, UnderWay, attempting, waiting
 from trio_parallel_kafka.execution.batches import BatchVisits, decoding_batches
 from trio_parallel_kafka.execution.clock import CoarseClock
-from trio_parallel_kafka.execution.deadline import timed
+from trio_parallel_kafka.execution.deadline import TimeLimit, timed
 from trio_parallel_kafka.execution.decoding import decoding
 from trio_parallel_kafka.execution.engine import Execute
 from trio_parallel_kafka.execution.engines.asynchronous import Direct
@@ -58,6 +59,7 @@ class Handling:
         self._lanes: Final = member.lanes
         self.given_up: Final = GivenUp()
         self.under_way: Final = UnderWay()
+        self.limit: Final = TimeLimit(math.inf if config.handler_timeout is None else config.handler_timeout)
         policy = FailurePolicy(config, random.random)
         dead_letters = DeadLetters(
             config,
@@ -84,6 +86,10 @@ class Handling:
 
     def records(self, execute: Execute) -> RecordVisits:
         """Have one record at a time handled."""
+        config = self._config
+        if isinstance(execute, Direct) and config.handler_timeout is not None:
+            attempt = decoding(execute.handler, config.deserialize_key, config.deserialize_value)
+            return RecordVisits(self._lanes, attempt, limit=self.limit, **self._shared)
         return RecordVisits(self._lanes, self._attempt(execute, decoding), **self._shared)
 
     def batches(

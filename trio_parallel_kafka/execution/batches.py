@@ -22,7 +22,8 @@ from trio_parallel_kafka.execution.outbox import Parcel
 from trio_parallel_kafka.execution.settling import Settler, is_decision, outputs_of
 from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.verdicts import RetryLater, Stop
-from trio_parallel_kafka.execution.visits import Probing, Worker
+from trio_parallel_kafka.execution.visits import Probing
+from trio_parallel_kafka.execution.worker import Worker
 from trio_parallel_kafka.outcomes import Outcome
 from trio_parallel_kafka.record import Record, next_attempt
 

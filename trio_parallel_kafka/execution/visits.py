@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -12,9 +13,11 @@ from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.execution.attempts import GivenUp, goes_on_after
 from trio_parallel_kafka.execution.clock import CoarseClock
+from trio_parallel_kafka.execution.deadline import TimeLimit
 from trio_parallel_kafka.execution.settling import Settler, is_decision
 from trio_parallel_kafka.execution.tally import Tally
 from trio_parallel_kafka.execution.verdicts import RetryLater, Stop
+from trio_parallel_kafka.execution.worker import Worker
 from trio_parallel_kafka.record import Record, next_attempt
 
 Handler = Callable[[Record[Any, Any]], Awaitable[object]]
@@ -27,22 +30,6 @@ SLICE_CHECK: Final = 8
 
 BREAKER: Final = "circuit open"
 """What holds the scheduler while an open breaker stops dispatch; probes are let through."""
-
-
-class Worker:
-    """One task's state: the lanes in its hands, and the scope that ends the handler."""
-
-    __slots__ = ("doomed", "lanes", "scope", "streak", "watchers")
-
-    def __init__(self, watchers: trio.lowlevel.ParkingLot) -> None:
-        self.lanes: Sequence[Lane[Record]] = ()
-        self.scope: trio.CancelScope = trio.CancelScope()
-        self.doomed: frozenset[Assignment[Record]] = frozenset()
-        """The assignments for whose sake the scope was cancelled."""
-        self.streak: int = 0
-        """Records handled in a row while no other worker ran."""
-        self.watchers: trio.lowlevel.ParkingLot = watchers
-        """Who waits for something that workers do, to be told after each visit."""
 
 
 class Probing:
@@ -90,6 +77,9 @@ class Visits(Protocol):
 
         It returns when the worker's scope was cancelled, and between two lanes also when there are watchers, or it may
         be somebody else's turn. Cancelled, it leaves to the caller what it hasn't completed.
+
+        If it returns with an error in the worker, it is to be called again, in a scope that isn't cancelled: the head
+        of the lane in hands has failed with that.
         """
 
     def abandon(self, worker: Worker) -> None:
@@ -114,6 +104,7 @@ class RecordVisits:
         on_progress: told of a lane visit in a partition that is paused.
         clock: when a lane was taken is read off it.
         given_up: waits for handlers that can't be stopped.
+        limit: bounds attempts in time; ``None``: they aren't, or see to it themselves.
     """
 
     def __init__(
@@ -127,8 +118,10 @@ class RecordVisits:
         on_progress: Callable[[Assignment[Record]], None],
         clock: CoarseClock,
         given_up: GivenUp,
+        limit: TimeLimit | None = None,
     ) -> None:
         self._scheduler: Final = scheduler
+        self._limit: Final = limit
         self._attempt: Final = attempt
         self._settler: Final = settler
         self._given_up: Final = given_up
@@ -155,8 +148,11 @@ class RecordVisits:
             self._scheduler.seal(lane)  # nothing overtakes what was cancelled
 
     async def visit(self, worker: Worker) -> None:  # noqa: C901, PLR0912, PLR0915 - what every record goes through, in one piece
-        scheduler, tally, attempt = self._scheduler, self._tally, self._attempt
+        scheduler, tally, attempt, limit = self._scheduler, self._tally, self._attempt, self._limit
         (lane,) = worker.lanes
+        error, worker.error = worker.error, None
+        if limit is not None and worker.due == math.inf:
+            limit.begin(worker)
         self._at_work = worker
         while True:
             assignment: Assignment[Record] = lane.group.owner
@@ -164,12 +160,21 @@ class RecordVisits:
             left = VISIT
             while True:
                 record = lane.head
-                error = lane.error if lane.detour is not None else None
+                if lane.detour is not None and error is None:
+                    error = lane.error
                 if error is None:
                     try:
                         result = await attempt(record)
+                        if limit is not None:
+                            now = limit.clock()
+                            if now >= worker.due:
+                                limit.fail()
+                            worker.due = now + limit.timeout
                         if result is not None:
+                            worker.due = math.inf
                             await self._settler.send(assignment, record, result)
+                            if limit is not None:
+                                limit.begin(worker)
                     except Exception as raised:
                         if worker.doomed:
                             raise
@@ -181,6 +186,10 @@ class RecordVisits:
                     worker.streak = 0
                     lane.since = self._clock.now
                 if error is not None:
+                    if worker.late is not None:
+                        worker.error, error = error, None
+                        return
+                    worker.due = math.inf
                     is_settled = await self._is_settled(lane, record, error)
                     # Or it would keep itself alive by its traceback, which has this frame.
                     error = error if goes_on_after(error) else None
@@ -188,6 +197,8 @@ class RecordVisits:
                         if assignment.pause_reason is not None:
                             self._on_progress(assignment)
                         return
+                    if limit is not None:
+                        limit.begin(worker)
                 if not assignment.complete(record):
                     tally.fenced += 1
                     self._probing.ended(lane, well=None)

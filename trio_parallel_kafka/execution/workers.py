@@ -28,7 +28,8 @@ import trio
 from trio_parallel_kafka.core.assignments import Assignment
 from trio_parallel_kafka.core.lane import Lane
 from trio_parallel_kafka.core.lanes import LaneScheduler
-from trio_parallel_kafka.execution.visits import SLICE_CHECK, Visits, Worker
+from trio_parallel_kafka.execution.visits import SLICE_CHECK, Visits
+from trio_parallel_kafka.execution.worker import Worker
 from trio_parallel_kafka.record import Record
 
 logger: logging.Logger = logging.getLogger("trio_parallel_kafka.workers")
@@ -158,27 +159,32 @@ class WorkerPool:
 
     async def _work(self, worker: Worker, visits: Visits) -> None:
         try:
-            while self._spawn is not None:
+            while self._spawn is not None or worker.lanes:
                 try:
                     with trio.CancelScope() as worker.scope:
                         await self._serve(worker, visits)
                 except Exception as error:
-                    if not worker.lanes or not worker.doomed:
+                    if worker.lanes and worker.doomed:
+                        logger.warning(
+                            "the handler of %r raised while it was cancelled", worker.lanes[0].head, exc_info=error
+                        )
+                    elif worker.lanes and worker.late is not None:
+                        worker.error = error
+                    else:
                         raise
-                    logger.warning(
-                        "the handler of %r raised while it was cancelled", worker.lanes[0].head, exc_info=error
-                    )
                 except trio.Cancelled as error:
                     if trio.current_effective_deadline() > -math.inf:
                         # It is an old one, kept and raised again; the nursery would swallow it, and all would stand.
                         message = f"the handler of {worker.lanes[0].head!r} raised Cancelled, but nothing cancelled it"
                         raise RuntimeError(message) from error  # noqa: ASYNC104 - it cancels nothing
                     raise
-                if worker.lanes:
+                if worker.late is not None and not worker.doomed:
+                    worker.error = worker.error or worker.late
+                elif worker.lanes:
                     visits.abandon(worker)
                     worker.lanes = ()
                     self._watchers.unpark_all()
-                worker.doomed = frozenset()
+                worker.doomed, worker.late, worker.due = frozenset(), None, math.inf
         finally:
             self._workers.discard(worker)
             self._watchers.unpark_all()
@@ -187,9 +193,10 @@ class WorkerPool:
         """Visit one lane after another, until the worker's scope is cancelled or the pool finishes."""
         slice_end = time.perf_counter() + SLICE
         is_fresh = True
-        while self._spawn is not None:
-            lanes = visits.take()
+        while self._spawn is not None or worker.lanes:
+            lanes = worker.lanes or visits.take()
             if not lanes:
+                worker.due = math.inf
                 await self._idle.park()
                 is_fresh = True
                 continue
@@ -198,6 +205,8 @@ class WorkerPool:
                 self.wake(2)
             is_fresh = False
             await visits.visit(worker)
+            if worker.error is not None:
+                return
             worker.lanes = ()
             if self._watchers:
                 self._watchers.unpark_all()
@@ -206,5 +215,6 @@ class WorkerPool:
             if worker.streak >= SLICE_CHECK:
                 worker.streak = 0
                 if time.perf_counter() >= slice_end:
+                    worker.due = math.inf
                     await trio.lowlevel.checkpoint()
                     slice_end = time.perf_counter() + SLICE
