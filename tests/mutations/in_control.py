@@ -103,16 +103,16 @@ IN_CONTROL: Final = (
     Mutant(
         "reading goes on one record too far after a pause",
         "P1",
-        "control/controller.py",
-        "            self._client.resume({assignment.partition: assignment.tracker.next_offset})",
-        "            self._client.resume({assignment.partition: assignment.tracker.next_offset + 1})",
+        "control/flow_control.py",
+        "        self._client.resume({assignment.partition: assignment.tracker.next_offset})",
+        "        self._client.resume({assignment.partition: assignment.tracker.next_offset + 1})",
     ),
     Mutant(
         "one full partition pauses all",
         "P6",
-        "control/controller.py",
+        "control/flow_control.py",
         "            self._client.pause(full)",
-        "            self._client.pause([each.partition for each in self.member.assignments])",
+        "            self._client.pause([each.partition for each in self._member.assignments])",
     ),
     Mutant(
         "nothing is committed at the end",
