@@ -28,7 +28,7 @@ from trio_parallel_kafka.control import rebalance
 from trio_parallel_kafka.execution.engines.threads import ThreadEngine
 
 THREADS: dict[str, Any] = {"execution_mode": "thread"}
-SOON = 0.05
+SOON = 0.25
 """A ``handler_timeout`` for handlers that are to overrun it."""
 
 POLICIES: dict[str, dict[str, Any]] = {
