@@ -166,7 +166,7 @@ def state_of_assignment(assignment: Assignment[Item]) -> tuple[object, ...]:
         assignment.assignment_epoch,
         assignment.phase,
         assignment.pause_reason,
-        assignment.in_hands,
+        assignment.low_mark,
         assignment.topic_id,
         assignment.buffered_bytes,
         tuple(tracker._incomplete.items()),

@@ -46,6 +46,7 @@ limits = st.builds(
     max_records=st.integers(1, 40),
     max_bytes=st.sampled_from([100, 20, 10, 1]),
     read_ahead=st.sampled_from([1000, 1, 3, 8]),
+    read_in_all=st.sampled_from([0, 5, 10]),
 )
 ACTS = [*["fetch", "go on", "put back"] * 2, *["take"] * 3, "fetch to the end", "look", "fail", "retry", "tick"]
 blows = st.sampled_from(["revoked", "revoked", "revoked", "revoked", "lost", "crash", "small metadata"])
@@ -253,7 +254,9 @@ class CoreMachine(RuleBasedStateMachine):
         waiting = sum(lane.waiting + 1 for lane in ready)
         waiting += sum(lane.waiting for lane in tenure.process.hands_of(assignment))
         pauses = member.pause_if_enough(assignment, lambda each: len(tenure.process.hands_of(each)))
-        assert pauses is (bool(ready) and waiting > self.flow.read_ahead)
+        in_all = sum(len(each.tracker) for each in member.assignments)
+        is_enough = waiting > self.flow.read_ahead and in_all > self.flow.read_in_all
+        assert pauses is (bool(ready) and is_enough)
         assert assignment.pause_reason == (ENOUGH_READ if pauses else None)
 
     def resume(self, process: Process, assignment: Assignment[Item], stuck: list[Lane[Item]]) -> None:

@@ -120,15 +120,6 @@ def test_small_bound_resumes_with_room_for_a_batch_and_an_eighth(max_records: in
         assert flow.may_resume(stuck, stuck, runnable=0) is (max_records - stuck >= least_free)
 
 
-@given(read_ahead=st.integers(1, 10**6), waiting=st.integers(0, 2 * 10**6))
-def test_what_is_little_is_never_enough(read_ahead: int, waiting: int) -> None:
-    """Between the two is a third of what is read ahead, or the two would follow one another."""
-    flow = FlowLimits(10**9, 10**9, read_ahead)
-    assert not (flow.is_little(waiting) and flow.is_enough(waiting + read_ahead // 3))
-    assert flow.is_little(0)
-    assert flow.is_enough(read_ahead + 1)
-
-
 def test_read_ahead_covers_two_batches() -> None:
     """While one batch is in hands, the next can become full."""
     flow = FlowLimits(5000, 10**9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import pytest
 from core.kit import ORDERS, Item, new_member, started, state_of, taken
 
@@ -282,7 +283,7 @@ def test_what_comes_behind_a_parked_record_does_not_count_as_runnable_until_it_i
     assert member.resume_if_low(assignment)
 
 
-AHEAD = FlowLimits(max_records=100, max_bytes=10**6, read_ahead=6)
+AHEAD = FlowLimits(max_records=100, max_bytes=10**6, read_ahead=6, read_in_all=0)
 
 
 def hands_of(*lanes: object) -> Callable[[object], int]:
@@ -309,6 +310,18 @@ def test_partition_with_enough_read_pauses_until_a_third_of_it_is_handled() -> N
     assert member.resume_if_low(assignment)
     assert assignment.pause_reason is None
     assert not member.resume_if_low(assignment)
+
+
+def test_partition_reads_on_while_all_together_have_little() -> None:
+    """One that has all there is to do may read as much as its bound allows."""
+    member = new_member(attrs.evolve(AHEAD, read_in_all=20))
+    first, second = started(member), member.assign(OTHER)
+    member.start(second, 0)
+    fill(member, second, "a" * 12)
+    fill(member, first, "abcdefgh")
+    assert not member.pause_if_enough(first, hands_of())
+    fill(member, first, "i")
+    assert member.pause_if_enough(first, hands_of())
 
 
 def test_nobody_is_asked_what_is_in_hands_while_that_decides_nothing() -> None:

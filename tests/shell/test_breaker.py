@@ -13,7 +13,6 @@ from trio.testing import MockClock
 
 from trio_parallel_kafka import DeadLetter, Record, Skip, parallel_consumer
 from trio_parallel_kafka.config import BreakerPolicy, DeadLetterConfig, RetryPolicy
-from trio_parallel_kafka.core.flow import READ_AHEAD
 from trio_parallel_kafka.errors import DeliveryError
 
 BREAKER = BreakerPolicy(failure_rate=0.5, min_attempts=10, window=10.0, probe_interval=5.0)
@@ -74,7 +73,7 @@ async def test_breaker_opens_probes_and_closes(
 async def test_outage_turns_no_buffer_into_dead_letters(
     autojump_clock: MockClock, world: World, outbox: FakeOutbox
 ) -> None:
-    """10,000 records meet a dependency that is down for minutes: none becomes a dead letter, all are done."""
+    """10,000 buffered records meet a dependency that is down for minutes: none becomes a dead letter, all are done."""
     graveyard(world)
     for partition in (P0, P1):
         world.broker.add(partition, [f"k{n % 2500}" for n in range(5000)])
@@ -82,8 +81,7 @@ async def test_outage_turns_no_buffer_into_dead_letters(
     fields: dict[str, Any] = {"retry": PATIENT, "on_failure": "dead_letter", "breaker": BREAKER}
     async with world.consuming(handle, max_buffered_records=6000, **fields) as pc:
         await trio.sleep(180)
-        assert pc.statistics().buffered_records > 2 * READ_AHEAD
-        assert {each.paused for each in pc.statistics().partitions} == {"enough read ahead"}
+        assert pc.statistics().buffered_records == 10_000
         assert len(handle.calls) < 2 * 256 + 180 / BREAKER.probe_interval
         handle.is_down = False
         await trio.sleep(15)

@@ -12,7 +12,7 @@ from shell.kit import P0, P1, Handling, World, error, of
 from trio.testing import MockClock
 
 from trio_parallel_kafka import ParallelConsumer, Record, Retry, parallel_consumer
-from trio_parallel_kafka.core.flow import MAX_BATCH, READ_AHEAD, FlowLimits
+from trio_parallel_kafka.core.flow import MAX_BATCH, READ_IN_ALL, FlowLimits
 
 
 async def watch(pc: ParallelConsumer, seconds: float) -> tuple[int, int]:
@@ -82,21 +82,32 @@ async def test_partition_full_of_hung_records_does_not_flap(autojump_clock: Mock
 
 async def test_no_more_is_read_ahead_than_is_soon_needed(autojump_clock: MockClock, world: World) -> None:
     """Far below its bound a partition pauses while lanes wait for workers, and goes on before they are all taken."""
-    world.broker.add(P0, [f"k{n}" for n in range(8000)])
+    world.broker.add(P0, [f"k{n}" for n in range(30_000)])
     times: list[float] = []
 
     async def handle(_record: Record) -> None:
         times.append(trio.current_time())
         await trio.sleep(0.01)
 
-    async with world.consuming(handle, max_buffered_records=100_000, max_concurrency=10) as pc:
-        await trio.sleep(0.5)
+    async with world.consuming(handle, max_buffered_records=100_000, max_concurrency=100) as pc:
+        records, _ = await watch(pc, 0.3)
         assert of(pc, P0).paused == "enough read ahead"
-        records, _ = await watch(pc, 6.0)
-        assert READ_AHEAD < records <= READ_AHEAD + 10 + MAX_BATCH
-        await trio.sleep(2)
-        assert len(times) == 8000
+        assert READ_IN_ALL < records <= READ_IN_ALL + 100 + MAX_BATCH
+        await trio.sleep(4)
+        assert len(times) == 30_000
         assert max(later - earlier for earlier, later in pairwise(times)) < 0.02, "workers had to wait for records"
+        assert len(world.client.calls.of("pause")) < 10
+
+
+async def test_partition_among_full_ones_reads_little_ahead(autojump_clock: MockClock, world: World) -> None:
+    """Once all together have enough, one partition after another pauses until a third of it is handled."""
+    for partition in (P0, P1):
+        world.broker.add(partition, [f"k{n}" for n in range(20_000)])
+    handle = Handling(work=1.0)
+    async with world.consuming(handle, max_buffered_records=100_000, max_concurrency=10) as pc:
+        await trio.sleep(2)
+        assert {each.paused for each in pc.statistics().partitions} == {"enough read ahead"}
+        assert pc.statistics().buffered_records <= READ_IN_ALL + 2 * MAX_BATCH
 
 
 async def test_as_many_are_read_as_workers_can_have(autojump_clock: MockClock, world: World) -> None:

@@ -63,6 +63,9 @@ POLL_TIMEOUT: Final = 0.05
 URGENT_POLL_TIMEOUT: Final = 0.002
 """The same while the consumer is opening or leaving."""
 
+PAUSED_POLL_TIMEOUT: Final = 0.002
+"""Seconds between two polls while a partition is paused. Calls are served at once then, for it may be resumed."""
+
 PATIENCE: Final = 0.025
 """Seconds between two polls while the loop doesn't take a batch."""
 
@@ -212,19 +215,16 @@ class PollThread:
     def _poll(self) -> float:
         """Poll once; return the seconds that were rightly spent waiting."""
         if self._is_batch_out:
-            self._resting_since = time.perf_counter()
-            try:
-                job = self._jobs.get(timeout=PATIENCE)
-            except queue.Empty:
-                job = self._poll_around
-            self._resting_since = None
-            job()
+            if not self._rest(PATIENCE):
+                self._poll_around()
             return 0.0
         if self._is_loop_dead:
             time.sleep(POLL_TIMEOUT)
             return POLL_TIMEOUT
         began = time.perf_counter()
-        message = self._consumer.poll(0 if self._stash else self._poll_timeout)
+        message = self._consumer.poll(0 if self._stash or self._paused else self._poll_timeout)
+        if message is None and self._paused and not self._stash:
+            self._rest(PAUSED_POLL_TIMEOUT)
         waited = min(time.perf_counter() - began, self._poll_timeout)
         messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
@@ -237,6 +237,18 @@ class PollThread:
             self._is_batch_out = True
             self._post(Fetched(messages, dict(self._owned), taken=lambda: self.submit(self._take)))
         return waited
+
+    def _rest(self, timeout: float) -> bool:
+        """Wait for a call and serve it; say whether one came in so many seconds."""
+        self._resting_since = time.perf_counter()
+        try:
+            job = self._jobs.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        finally:
+            self._resting_since = None
+        job()
+        return True
 
     def _poll_around(self) -> None:
         """Stay a member while the loop is busy."""

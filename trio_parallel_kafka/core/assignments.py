@@ -83,7 +83,7 @@ class Assignment(Generic[R]):
         lanes: the lanes of the records that are buffered.
         buffered_bytes: bytes of key and value of all records seen and not completed.
         pause_reason: why nothing is fetched for it, or ``None`` while fetching goes on.
-        in_hands: how many of its records workers had when fetching paused because enough was read.
+        low_mark: how many records that can run are little, if fetching has paused because enough was read.
         topic_id: the topic's 16-byte id when the assignment started, or ``None`` if it wasn't to be had.
     """
 
@@ -92,8 +92,8 @@ class Assignment(Generic[R]):
         "_tracker",
         "assignment_epoch",
         "buffered_bytes",
-        "in_hands",
         "lanes",
+        "low_mark",
         "partition",
         "pause_reason",
         "topic_id",
@@ -106,7 +106,7 @@ class Assignment(Generic[R]):
         self.buffered_bytes: int = 0
         self.topic_id: bytes | None = None
         self.pause_reason: str | None = None
-        self.in_hands: int = 0
+        self.low_mark: int = 0
         self._phase = Phase.STARTING
         self._tracker: OffsetTracker[R] = OffsetTracker(0)
 

@@ -144,21 +144,24 @@ class Member(Generic[R]):
             assignment: the partition's.
             count_in_hands: how many of its records workers have now; asked only if that decides.
         """
-        lanes, runnable = assignment.lanes, self._runnable(assignment)
-        if assignment.pause_reason is not None or not lanes.ready or not self.limits.is_enough(runnable):
+        runnable = self._runnable(assignment)
+        if assignment.pause_reason is not None or not assignment.lanes.ready or not self.limits.is_enough(runnable):
+            return False
+        if sum([len(each.tracker) for each in self.assignments]) <= self.limits.read_in_all:
             return False
         in_hands = count_in_hands(assignment)
-        if not self.limits.is_enough(runnable - in_hands):
+        waiting = runnable - in_hands
+        if not self.limits.is_enough(waiting):
             return False
         assignment.pause_reason = ENOUGH_READ
-        assignment.in_hands = in_hands
+        assignment.low_mark = in_hands + waiting * 2 // 3
         return True
 
     def resume_if_low(self, assignment: Assignment[R], stuck: Iterable[Lane[R]] = ()) -> bool:
         """Say whether fetching of a full partition goes on; ``stuck`` lanes' records don't count as runnable."""
         runnable = self._runnable(assignment, stuck)
         if assignment.pause_reason == ENOUGH_READ:
-            return self._resume_if(assignment, may=self.limits.is_little(runnable - assignment.in_hands))
+            return self._resume_if(assignment, may=runnable <= assignment.low_mark)
         if assignment.pause_reason != BUFFER_FULL:
             return False
         may = self.limits.may_resume(len(assignment.tracker), assignment.buffered_bytes, runnable)
