@@ -25,6 +25,7 @@ BUDGETS: Final = {
     "kafka": 540,
     "docs": 25,
     "wheel": 40,
+    "compiled": 100,
     "coverage": 20,
 }
 
@@ -273,8 +274,42 @@ def check_sdist(session: nox.Session, sdist: Path) -> None:
     sources = {"LICENSE", "README.rst", "noxfile.py", PLUGIN, *map(str, Path(PACKAGE).rglob("*.py"))}
     if missing := sources - held:
         session.error(f"the sdist lacks {sorted(missing)}")
-    if debris := [name for name in held if re.search(r"\.pyc$|_cache/|(^|/)target/|^\.nox", name)]:
+    if debris := [name for name in held if re.search(r"\.(pyc|so)$|_cache/|(^|/)target/|^\.nox", name)]:
         session.error(f"the sdist carries {sorted(debris)}")
+
+
+@nox.session
+@budgeted
+def compiled(session: nox.Session) -> None:
+    """The compiled wheel is compiled, and passes the tests of what is compiled in it."""
+    if not shutil.which("cc"):
+        give_up(session, "no C compiler: install gcc and libc6-dev")
+    install(session, "tests", "build>=1.3")
+    wheel = build_compiled_wheel(session, Path(session.create_tmp(), "dist"))
+    session.install(f"trio-parallel-kafka{EXTRAS[1:]} @ {wheel.as_uri()}")
+    session.run("python", "-I", "tests/wheel/smoke.py")
+
+    # Where no sources are: pytest would import them, for its option "pythonpath" has "." first.
+    away = Path(session.create_tmp(), "away")
+    shutil.rmtree(away, ignore_errors=True)
+    shutil.copytree("tests", away / "tests", ignore=shutil.ignore_patterns("__pycache__", "target"))
+    shutil.copy("pyproject.toml", away)
+    # The steps that it counts are bytecodes and calls of Python's, of which compiled code has none.
+    counts_steps = "tests/core/test_parking.py::test_cost_of_nothing_grows_with_parked_lanes"
+    session.env["HYPOTHESIS_PROFILE"] = "brief"
+    with session.chdir(away):
+        session.run(
+            *("pytest", "tests/compiled/modules.py", "tests/core", "tests/shell"),
+            *(f"--deselect={counts_steps}", "--numprocesses=2", "--dist=loadfile", *session.posargs),
+        )
+
+
+def build_compiled_wheel(session: nox.Session, folder: Path) -> Path:
+    """Build it, by way of the sdist: built right in the checkout, it would leave its extension modules there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder), env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"})
+    (built,) = folder.glob("*.whl")
+    return built.absolute()
 
 
 @nox.session
