@@ -217,9 +217,10 @@ def soak(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """This library beside others, on a real Kafka: ``nox -s bench -- --quick --output FOLDER``."""
     require_kafka(session)
-    install(session, "bench", "-e", EXTRAS)
+    install(session, "bench", "build>=1.3", "-e", EXTRAS)
+    others = (*python_with_pyrallel(session), *python_with_compiled(session))
     session.run(
-        *("python", "-m", "benchmarks", *python_with_pyrallel(session), *session.posargs),
+        *("python", "-m", "benchmarks", *others, *session.posargs),
         env={"PYTHONPATH": "tests"},
         interrupt_timeout=120.0,  # seconds that it has after Ctrl-C, to write its report
     )
@@ -237,6 +238,17 @@ def python_with_pyrallel(session: nox.Session) -> list[str]:
     # If it can't be had, the report says so.
     session.run(f"{folder}/bin/pip", "install", "--quiet", *packages, external=True, success_codes=[0, 1])
     return [f"--python312={folder}/bin/python"]
+
+
+def python_with_compiled(session: nox.Session) -> list[str]:
+    """The option that names an interpreter with the compiled wheel of this checkout, if there is a compiler."""
+    if not shutil.which("cc"):
+        return []
+    wheel = build_compiled_wheel(session, Path(session.create_tmp(), "dist"))
+    folder = Path(session.create_tmp(), "compiled").absolute()
+    session.run("python", "-m", "venv", "--clear", str(folder))
+    session.run(f"{folder}/bin/pip", "install", "--quiet", str(wheel), external=True)
+    return [f"--compiled={folder}/bin/python"]
 
 
 @nox.session

@@ -22,7 +22,7 @@ from benchmarks.plots import draw_all
 from benchmarks.report import report
 from benchmarks.results import Results
 from benchmarks.rounds import Forecast, steps
-from benchmarks.scenarios import SCENARIOS, Scenario, chosen
+from benchmarks.scenarios import COMPILED, PYRALLEL, SCENARIOS, Scenario, chosen
 from benchmarks.suite import Suite
 
 
@@ -35,6 +35,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="so many of each scenario, in place of its own number")
     parser.add_argument("--output", type=Path, default=Path("build", "benchmarks"), help="a folder for the report")
     parser.add_argument("--python312", type=Path, help="an interpreter that has Pyrallel")
+    parser.add_argument("--compiled", type=Path, help="an interpreter that has this library's compiled wheel")
     parser.add_argument("--list", action="store_true", help="name the scenarios, and end")
     return parser.parse_args(argv)
 
@@ -54,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
     status = 0
     try:
         with tempfile.TemporaryDirectory() as folder, cluster(Path(folder)) as kafka:
-            Suite(kafka, scenarios, options.python312, results).run()
+            pythons = {PYRALLEL: options.python312, COMPILED: options.compiled}
+            Suite(kafka, scenarios, pythons, results).run()
     except KeyboardInterrupt:
         remarks.append("**Interrupted: not all was measured.**")
         status = 128 + signal.SIGINT

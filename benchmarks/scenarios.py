@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import attrs
 
 OWN: Final = "this library"
+COMPILED: Final = "this library, compiled"
 MEMBERS: Final = "this library, members"
 IDLE: Final = "this library, idle"
 CLIENT: Final = "the client alone"
@@ -106,6 +107,7 @@ MILLION: Final = Load(1_000, 16, 1_000_000)
 UNIQUE: Final = Load(0, 16, 1_000_000)
 
 UNIQUE_KEYS: Final = f"{OWN}, all keys unique"
+COMPILED_UNIQUE_KEYS: Final = f"{COMPILED}, all keys unique"
 UNORDERED: Final = f"{OWN}, unordered"
 PARTITION_ORDER: Final = f"{OWN}, partition order"
 TWO_MEMBERS: Final = f"{OWN}, 2 members"
@@ -122,8 +124,10 @@ NO_OP: Final = Scenario(
     quick_rounds=3,
     runs=(
         Run(name=OWN, system=OWN, load=MILLION, guess=8),
+        Run(name=COMPILED, system=COMPILED, load=MILLION, guess=8),
         Run(name=TWO_MEMBERS, system=MEMBERS, load=MILLION, options={"members": 2}, guess=8),
         Run(name=UNIQUE_KEYS, system=OWN, load=UNIQUE, guess=9),
+        Run(name=COMPILED_UNIQUE_KEYS, system=COMPILED, load=UNIQUE, guess=9),
         Run(name=UNORDERED, system=OWN, load=MILLION, ordering="unordered", guess=8),
         Run(name=PARTITION_ORDER, system=OWN, load=MILLION, ordering="partition", guess=8),
         Run(name=CLIENT, system=CLIENT, load=MILLION, guess=3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Final
@@ -33,15 +33,17 @@ class Suite:
     Args:
         kafka: where.
         scenarios: what is measured.
-        python312: an interpreter that has Pyrallel.
+        pythons: interpreters that have what this one hasn't, by the systems that need it.
         results: what is measured goes there, at once.
     """
 
-    def __init__(self, kafka: Cluster, scenarios: Sequence[Scenario], python312: Path | None, results: Results) -> None:
+    def __init__(
+        self, kafka: Cluster, scenarios: Sequence[Scenario], pythons: Mapping[str, Path | None], results: Results
+    ) -> None:
         self._kafka: Final = kafka
         self._topics: Final = Topics(kafka)
         self._steps: Final = steps(scenarios)
-        self._python312: Final = python312
+        self._pythons: Final = pythons
         self._results: Final = results
         self._forecast: Final = Forecast()
         self._commands: Final[dict[str, list[str] | UnavailableError]] = {}
@@ -109,7 +111,7 @@ class Suite:
     def _command(self, system: str) -> list[str]:
         if system not in self._commands:
             try:
-                self._commands[system] = command_of(system, self._python312)
+                self._commands[system] = command_of(system, self._pythons)
             except UnavailableError as error:
                 self._commands[system] = error
         found = self._commands[system]

@@ -31,15 +31,23 @@ _MODULES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_COMPILED_MODULE: Final = "trio_parallel_kafka.core.lanes"
+
+_AS_INSTALLED: Final = (
+    "import runpy, sys, trio_parallel_kafka; sys.path.insert(0, ''); "
+    f"runpy.run_module({_MODULES[sc.OWN]!r}, run_name='__main__')"
+)
+"""The package before the working directory is in the path, which has its sources, too."""
+
 _NEEDED: Final[Mapping[str, str]] = MappingProxyType({sc.AIOKAFKA: "aiokafka"})
 
 
-def command_of(system: str, python312: Path | None) -> list[str]:
+def command_of(system: str, pythons: Mapping[str, Path | None]) -> list[str]:
     """The command line of a system, to which the job is to be added.
 
     Args:
         system: its name.
-        python312: an interpreter that has Pyrallel.
+        pythons: interpreters that have what this one hasn't, by the systems that need it.
 
     Raises:
         UnavailableError: it can't run here.
@@ -49,9 +57,11 @@ def command_of(system: str, python312: Path | None) -> list[str]:
             return java.command_line()
         except java.UnavailableError as error:
             raise UnavailableError(str(error)) from error
+    if system == sc.COMPILED:
+        return [_with_compiled(pythons.get(system)), "-P", "-c", _AS_INSTALLED]
     module = _MODULES[system]
     if system == sc.PYRALLEL:
-        return [_with_pyrallel(python312), "-m", module]
+        return [_with_pyrallel(pythons.get(system)), "-m", module]
     needed = _NEEDED.get(system)
     if needed and importlib.util.find_spec(needed) is None:
         raise UnavailableError(f"{needed} isn't installed")
@@ -67,3 +77,17 @@ def _with_pyrallel(python312: Path | None) -> str:
     if tried.returncode:
         raise UnavailableError(f"{python312} doesn't have Pyrallel: {tried.stderr.strip().splitlines()[-1]}")
     return str(python312)
+
+
+def _with_compiled(python: Path | None) -> str:
+    if python is None:
+        raise UnavailableError("no interpreter was given that has the compiled wheel, which needs a C compiler")
+    tried = subprocess.run(
+        [python, "-P", "-c", f"import {_COMPILED_MODULE} as module; assert not module.__file__.endswith('.py')"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        raise UnavailableError(f"{python} doesn't have the compiled wheel: {tried.stderr.strip().splitlines()[-1]}")
+    return str(python)
