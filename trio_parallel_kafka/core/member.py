@@ -158,13 +158,14 @@ class Member(Generic[R]):
         return True
 
     def resume_if_low(self, assignment: Assignment[R], stuck: Iterable[Lane[R]] = ()) -> bool:
-        """Say whether fetching of a full partition goes on; ``stuck`` lanes' records don't count as runnable."""
-        runnable = self._runnable(assignment, stuck)
+        """Say whether fetching of a partition goes on that was full; then ``stuck`` lanes' records aren't runnable."""
         if assignment.pause_reason == ENOUGH_READ:
-            return self._resume_if(assignment, may=runnable <= assignment.low_mark)
+            return self._resume_if(assignment, may=self._runnable(assignment) <= assignment.low_mark)
         if assignment.pause_reason != BUFFER_FULL:
             return False
-        may = self.limits.may_resume(len(assignment.tracker), assignment.buffered_bytes, runnable)
+        may = self.limits.may_resume(
+            len(assignment.tracker), assignment.buffered_bytes, self._runnable(assignment, stuck)
+        )
         return self._resume_if(assignment, may=may)
 
     def resume_if_dry(self, assignment: Assignment[R], in_hands: int, stuck: Iterable[Lane[R]] = ()) -> bool:
