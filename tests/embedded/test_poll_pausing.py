@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from confluent_kafka import (
     KafkaError as ClientError,
@@ -34,7 +36,7 @@ def held_rig(batch_size: int) -> Rig:
 
 def test_a_loop_that_takes_nothing() -> None:
     """After so many messages everything is paused, once, and polled on; what flow control paused stays so."""
-    rig = held_rig(batch_size=4)
+    rig = held_rig(batch_size=8)
     assert rig.client.called() == [("pause", A, B)]
     assert rig.thread.statistics().is_held
     rig.client.incoming.clear()
@@ -45,6 +47,34 @@ def test_a_loop_that_takes_nothing() -> None:
     assert rig.client.called() == [("resume", A)]
     rig.thread._poll()
     assert places_of(rig.posted[-1]) == [(0, offset) for offset in range(4, 4 + MAX_STASH)]
+
+
+def test_batches_are_shorter_while_a_partition_is_paused() -> None:
+    """Half as many at once: records come faster than they are handled."""
+    rig = Rig(batch_size=4)
+    rig.assign({A: (0, 1), B: (0, 2)})
+    rig.client.incoming += [message(A, offset) for offset in range(9)]
+    sizes = []
+    changes: list[Callable[[], None]] = [lambda: None, lambda: rig.thread.pause([B]), lambda: rig.thread.resume([B])]
+    for change in changes:
+        change()
+        rig.thread._poll()
+        sizes.append(len(places_of(rig.posted[-1])))
+        rig.take()
+    assert sizes == [4, 2, 3]
+
+
+def test_calls_are_served_at_once_while_a_partition_is_paused() -> None:
+    """No poll waits in the client then, where nothing can wake it."""
+    rig = Rig(batch_size=4)
+    rig.assign({A: (0, 1), B: (0, 2)})
+    rig.thread._poll()
+    assert rig.client.timeouts[-1] > 0
+    rig.thread.pause([B])
+    served = []
+    rig.thread.submit(lambda: served.append(rig.client.timeouts[-1]))
+    rig.thread._poll()
+    assert served == [0]
 
 
 def test_more_piled_up_than_a_batch_holds() -> None:

@@ -151,7 +151,7 @@ def test_trouble_is_passed_on() -> None:
 
 def test_what_is_fetched_is_taken_in_one_hop() -> None:
     """A batch is what is there, up to its size, with the tenures of that moment; the next waits until it is taken."""
-    rig = Rig(batch_size=3)
+    rig = Rig(batch_size=6)  # half of that, for B is paused until its position is known
     rig.assign({A: (0, 1)}, B)
     rig.client.incoming += [message(A, offset) for offset in range(5)]
     rig.thread._poll()
