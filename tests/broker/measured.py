@@ -19,6 +19,7 @@ import trio
 
 from trio_parallel_kafka import ConsumerConfig, ConsumerStatistics, ParallelConsumer, Record, parallel_consumer
 from trio_parallel_kafka.core.lane import Lane
+from trio_parallel_kafka.core.member import FULL
 
 WARM_UP = 0.1
 """The part of the records after which memory should have come to rest."""
@@ -80,7 +81,7 @@ def lanes_of(pc: ParallelConsumer) -> int:
 def is_full(statistics: ConsumerStatistics, count: int) -> bool:
     """Whether nothing more is fetched."""
     reasons = {each.paused for each in statistics.partitions}
-    return statistics.buffered_records == count or reasons == {"buffer full"}
+    return statistics.buffered_records == count or (bool(reasons) and reasons <= FULL)
 
 
 async def measure(count: int, config: ConsumerConfig) -> Figures:
