@@ -68,26 +68,20 @@ def command_of(system: str, pythons: Mapping[str, Path | None]) -> list[str]:
     return [sys.executable, "-m", module]
 
 
-def _with_pyrallel(python312: Path | None) -> str:
-    if python312 is None:
-        raise UnavailableError("no interpreter was given that has Pyrallel, which needs Python 3.12 or later")
-    tried = subprocess.run(
-        [python312, "-c", "import attrs, cattrs, pyrallel_consumer"], capture_output=True, text=True, check=False
-    )
-    if tried.returncode:
-        raise UnavailableError(f"{python312} doesn't have Pyrallel: {tried.stderr.strip().splitlines()[-1]}")
-    return str(python312)
+def _with_pyrallel(python: Path | None) -> str:
+    probe = "import attrs, cattrs, pyrallel_consumer"
+    return _that_has("Pyrallel", python, probe, needs="Python 3.12 or later")
 
 
 def _with_compiled(python: Path | None) -> str:
+    probe = f"import {_COMPILED_MODULE} as module; assert not module.__file__.endswith('.py')"
+    return _that_has("the compiled wheel", python, probe, needs="a C compiler")
+
+
+def _that_has(what: str, python: Path | None, probe: str, *, needs: str) -> str:
     if python is None:
-        raise UnavailableError("no interpreter was given that has the compiled wheel, which needs a C compiler")
-    tried = subprocess.run(
-        [python, "-P", "-c", f"import {_COMPILED_MODULE} as module; assert not module.__file__.endswith('.py')"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        raise UnavailableError(f"no interpreter was given that has {what}, which needs {needs}")
+    tried = subprocess.run([python, "-P", "-c", probe], capture_output=True, text=True, check=False)
     if tried.returncode:
-        raise UnavailableError(f"{python} doesn't have the compiled wheel: {tried.stderr.strip().splitlines()[-1]}")
+        raise UnavailableError(f"{python} doesn't have {what}: {tried.stderr.strip().splitlines()[-1]}")
     return str(python)

@@ -197,6 +197,17 @@ def test_acknowledgement_counts_in_its_own_assignment_alone() -> None:
     assert [entry.assignment_epoch for entry in member.pending_commits()] == [2]
 
 
+def check_resumed_by_the_third_completion(member: Member[Item], assignment: Assignment[Item]) -> None:
+    """Two change nothing; the third is what it takes, and that is said once."""
+    for _ in range(2):
+        complete_one(member)
+        assert not member.resume_if_low(assignment)
+    complete_one(member)
+    assert member.resume_if_low(assignment)
+    assert assignment.pause_reason is None
+    assert not member.resume_if_low(assignment)
+
+
 def test_full_partition_pauses_once_and_resumes_once() -> None:
     """Full is said when it happens, low likewise, and each only once."""
     member = new_member(SMALL)
@@ -207,13 +218,7 @@ def test_full_partition_pauses_once_and_resumes_once() -> None:
     assert member.pause_if_full(assignment)
     assert assignment.pause_reason == BUFFER_FULL
     assert not member.pause_if_full(assignment)
-    for _ in range(2):
-        complete_one(member)
-        assert not member.resume_if_low(assignment)
-    complete_one(member)
-    assert member.resume_if_low(assignment)
-    assert assignment.pause_reason is None
-    assert not member.resume_if_low(assignment)
+    check_resumed_by_the_third_completion(member, assignment)
 
 
 def test_bytes_alone_fill_a_partition() -> None:
@@ -303,13 +308,7 @@ def test_partition_with_enough_read_pauses_until_a_third_of_it_is_handled() -> N
     assert assignment.pause_reason == ENOUGH_READ
     assert not member.pause_if_enough(assignment, hands_of(*hands))
     assert not member.pause_if_full(assignment)
-    for _ in range(2):
-        complete_one(member)
-        assert not member.resume_if_low(assignment)
-    complete_one(member)
-    assert member.resume_if_low(assignment)
-    assert assignment.pause_reason is None
-    assert not member.resume_if_low(assignment)
+    check_resumed_by_the_third_completion(member, assignment)
 
 
 def test_partition_reads_on_while_all_together_have_little() -> None:
