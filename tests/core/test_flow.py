@@ -29,12 +29,18 @@ def test_batch_is_between_one_record_and_the_most_that_is_built_at_once(flow: Fl
     assert flow.batch_size == MAX_BATCH or flow.batch_size * 4 <= max(flow.max_records, 4)
 
 
+@pytest.mark.parametrize(("max_records", "batches"), [(1, 1), (4 * MAX_BATCH - 1, 1), (4 * MAX_BATCH, 2), (10**6, 2)])
+def test_two_batches_on_their_way_where_there_is_room(max_records: int, batches: int) -> None:
+    """A small bound isn't used up by what is on its way."""
+    assert FlowLimits(max_records, 1).batches_out == batches
+
+
 @given(flow=limits, records=counts, size=sizes)
 @example(flow=FlowLimits(1, 1), records=0, size=0)
 @example(flow=FlowLimits(8, 1000), records=6, size=0)
-def test_one_more_batch_never_passes_the_bound(flow: FlowLimits, records: int, size: int) -> None:
-    """A partition that isn't full has room for a whole batch, and is below its bound in bytes."""
-    has_room = records + flow.batch_size <= flow.max_records and size < flow.max_bytes
+def test_what_is_on_its_way_never_passes_the_bound(flow: FlowLimits, records: int, size: int) -> None:
+    """A partition that isn't full has room for the batches on their way, and is below its bound in bytes."""
+    has_room = records + flow.batches_out * flow.batch_size <= flow.max_records and size < flow.max_bytes
     assert flow.is_full(records, size) is not has_room
 
 

@@ -150,7 +150,12 @@ class Rig:
     """A poll thread over the stand-in, and a Trio side that answers as it was told; driven from the test's thread."""
 
     def __init__(self, *, is_subscribed: bool = True, **settings: Any) -> None:
-        defaults: dict[str, Any] = {"properties": {"group.id": "billing"}, "is_incremental": True, "batch_size": 10}
+        defaults: dict[str, Any] = {
+            "properties": {"group.id": "billing"},
+            "is_incremental": True,
+            "batch_size": 10,
+            "batches_out": 1,
+        }
         defaults |= {"revoke_timeout": 30.0, "assign_timeout": 30.0, "leave_timeout": 30.0, "max_poll_interval": 300.0}
         self.posted: list[Event] = []
         self.starts: Mapping[TopicPartition, StartAt] | None = {}

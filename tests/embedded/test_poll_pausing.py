@@ -46,14 +46,14 @@ def test_a_loop_that_takes_nothing() -> None:
     assert not rig.thread.statistics().is_held
     assert rig.client.called() == [("resume", A)]
     rig.thread._poll()
-    assert places_of(rig.posted[-1]) == [(0, offset) for offset in range(4, 4 + MAX_STASH)]
+    assert places_of(rig.posted[-1]) == [(0, offset) for offset in range(2, 2 + MAX_STASH)]
 
 
 def test_batches_are_shorter_while_a_partition_is_paused() -> None:
-    """Half as many at once: records come faster than they are handled."""
-    rig = Rig(batch_size=4)
+    """A quarter as many at once: records come faster than they are handled."""
+    rig = Rig(batch_size=8)
     rig.assign({A: (0, 1), B: (0, 2)})
-    rig.client.incoming += [message(A, offset) for offset in range(9)]
+    rig.client.incoming += [message(A, offset) for offset in range(17)]
     sizes = []
     changes: list[Callable[[], None]] = [lambda: None, lambda: rig.thread.pause([B]), lambda: rig.thread.resume([B])]
     for change in changes:
@@ -61,7 +61,7 @@ def test_batches_are_shorter_while_a_partition_is_paused() -> None:
         rig.thread._poll()
         sizes.append(len(places_of(rig.posted[-1])))
         rig.take()
-    assert sizes == [4, 2, 3]
+    assert sizes == [8, 2, 7]
 
 
 def test_calls_are_served_at_once_while_a_partition_is_paused() -> None:

@@ -151,7 +151,7 @@ def test_trouble_is_passed_on() -> None:
 
 def test_what_is_fetched_is_taken_in_one_hop() -> None:
     """A batch is what is there, up to its size, with the tenures of that moment; the next waits until it is taken."""
-    rig = Rig(batch_size=6)  # half of that, for B is paused until its position is known
+    rig = Rig(batch_size=12)  # a quarter of that, for B is paused until its position is known
     rig.assign({A: (0, 1)}, B)
     rig.client.incoming += [message(A, offset) for offset in range(5)]
     rig.thread._poll()
@@ -184,6 +184,33 @@ def test_polling_goes_on_while_a_batch_is_out() -> None:
     rig.take()
     rig.thread._poll()
     assert places_of(rig.posted[-1]) == [(0, 8)]
+
+
+def test_two_batches_on_their_way() -> None:
+    """While the loop works on one, the next is fetched; a third waits for the first to be taken."""
+    rig = Rig(batch_size=2, batches_out=2)
+    rig.assign({A: (0, 1)})
+    rig.client.incoming += [message(A, offset) for offset in range(7)]
+    for _ in range(3):
+        rig.thread._poll()
+    batches = [event for event in rig.posted if isinstance(event, Fetched)]
+    assert [places_of(each) for each in batches] == [[(0, 0), (0, 1)], [(0, 2), (0, 3)]]
+    batches[0].taken()
+    rig.thread._poll()
+    rig.thread._poll()
+    assert places_of(rig.posted[-1]) == [(0, 4), (0, 5)]
+    assert len([event for event in rig.posted if isinstance(event, Fetched)]) == 3
+
+
+def test_one_batch_on_its_way_while_a_partition_is_paused() -> None:
+    """What it is paused for is more than enough; and what comes counts towards the bound of a partition that isn't."""
+    rig = Rig(batch_size=8, batches_out=2)
+    rig.assign({A: (0, 1), B: (0, 2)})
+    rig.client.incoming += [message(A, offset) for offset in range(9)]
+    rig.thread.pause([B])
+    for _ in range(3):
+        rig.thread._poll()
+    assert [places_of(each) for each in rig.posted if isinstance(each, Fetched)] == [[(0, 0), (0, 1)]]
 
 
 def test_a_message_that_comes_between_two_polls() -> None:

@@ -156,10 +156,10 @@ IN_CORE: Final = (
         "            return False",
     ),
     Mutant(
-        "the bound counts what fits, not what one more batch brings",
+        "the bound counts what fits, not what is on its way",
         "P6",
         "core/flow.py",
-        "return records + self.batch_size > self.max_records",
+        "return records + self.batches_out * self.batch_size > self.max_records",
         "return records > self.max_records",
     ),
     Mutant(

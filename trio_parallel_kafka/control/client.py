@@ -34,7 +34,7 @@ class Fetched:
     """A batch in the order fetched; errors and ends of partitions are messages too.
 
     ``assignment_epochs`` says in which assignment each partition was read: a batch may be on its way while a partition
-    starts again elsewhere. ``taken`` asks for the next batch; until then none comes.
+    starts again elsewhere. ``taken`` makes room for another: few may be on their way at once.
     """
 
     messages: Sequence[Message]

@@ -99,12 +99,14 @@ class KafkaClient:
         self._unanswered: set[trio.Event] = set()
         self._admin: AdminClient | None = None
         self._properties: Final = client_properties(config)
+        limits = FlowLimits(config.max_buffered_records, config.max_buffered_bytes)
         max_poll_interval = int(self._properties.get("max.poll.interval.ms", 300_000)) / 1000
         self._thread: Final = PollThread(
             PollSettings(
                 properties=self._properties,
                 is_incremental=rebalance_is_incremental(config),
-                batch_size=FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size,
+                batch_size=limits.batch_size,
+                batches_out=limits.batches_out,
                 revoke_timeout=config.revoke_grace + config.close_timeout,
                 assign_timeout=config.connect_timeout,
                 leave_timeout=config.close_timeout / 4 if _tells_that_it_leaves(config) else 0,

@@ -20,8 +20,8 @@ Rules that once were bugs
 - A cooperative member that is closed while it joins again tells the group nothing, and the group waits for it until
   ``session.timeout.ms`` has passed. So it is closed only once it has left.
 - A paused partition stays paused over an assignment; so what is assigned is resumed.
-- One batch is on its way to the loop at most. While the loop doesn't take it, polling goes on around it, a message
-  every :data:`PATIENCE` seconds, because membership hangs on it; what these polls return goes first into the next
+- Two batches are on their way to the loop at most, one while a partition is paused. While the loop doesn't take them,
+  polling goes on around them, a message every :data:`PATIENCE` seconds, because membership hangs on it; what these polls return goes first into the next
   batch. Only when :data:`MAX_STASH` messages have piled up so is everything paused: that throws away what the client
   has fetched, and up to a second passes before it fetches again. A loop that gives no sign of life for
   ``max.poll.interval.ms`` isn't covered up for: polling stops, and the group takes the partitions away.
@@ -87,7 +87,8 @@ class PollSettings:
     Attributes:
         properties: librdkafka's configuration, without callbacks.
         is_incremental: assignments change by increments (cooperative, or KIP-848), not as a whole.
-        batch_size: how many messages are taken at once; half of it while a partition is paused.
+        batch_size: how many messages are taken at once; a quarter of it while a partition is paused.
+        batches_out: how many may be on their way to the loop; one while a partition is paused.
         revoke_timeout: seconds that a revoke may be held up.
         assign_timeout: seconds that an assign may be held up.
         leave_timeout: seconds that a join under way may hold up the leaving.
@@ -97,6 +98,7 @@ class PollSettings:
     properties: Mapping[str, Any]
     is_incremental: bool
     batch_size: int
+    batches_out: int
     revoke_timeout: float
     assign_timeout: float
     leave_timeout: float
@@ -124,7 +126,7 @@ class PollThread:
         self._awaiting_commit: deque[Callable[[CommitResults], None]] = deque()
         self._callback_errors: list[BaseException] = []
         self._is_in_callback = False
-        self._is_batch_out = False
+        self._batches_out = 0
         self._resting_since: float | None = None
         self._is_held = False
         self._stash: list[Message] = []
@@ -214,7 +216,7 @@ class PollThread:
 
     def _poll(self) -> float:
         """Poll once; return the seconds that were rightly spent waiting."""
-        if self._is_batch_out:
+        if self._batches_out == (1 if self._paused else self._settings.batches_out):
             if not self._rest(PATIENCE):
                 self._poll_around()
             return 0.0
@@ -228,13 +230,13 @@ class PollThread:
         waited = min(time.perf_counter() - began, self._poll_timeout)
         messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
-            most = self._settings.batch_size // (2 if self._paused else 1)  # they come faster than they are handled
+            most = self._settings.batch_size // (4 if self._paused else 1)  # they come faster than they are handled
             room = max(0, most - 1 - len(messages))
             fetched = [message, *self._consumer.consume(room, 0)]
             self._note_next(fetched)
             messages += fetched
         if messages:
-            self._is_batch_out = True
+            self._batches_out += 1
             self._post(Fetched(messages, dict(self._owned), taken=lambda: self.submit(self._take)))
         return waited
 
@@ -272,7 +274,7 @@ class PollThread:
                 self._next_offsets[place] = each.offset() + 1  # type: ignore[operator]  # no error: it has one
 
     def _take(self) -> None:
-        self._is_batch_out = False
+        self._batches_out -= 1
         if self._is_held:
             self._is_held = False
             self._resume_client([tp for tp in self._owned if tp not in self._paused])
@@ -322,7 +324,7 @@ class PollThread:
         """
         was_all_paused = len(self._paused) == len(self._owned)
         self.resume(next_offsets)
-        if was_all_paused and not self._is_batch_out and not self._stash:
+        if was_all_paused and not self._batches_out and not self._stash:
             for partition, offset in next_offsets.items():
                 if partition in self._owned:
                     with suppress(KafkaException):  # it was given up, and will be started anew

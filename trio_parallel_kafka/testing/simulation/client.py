@@ -92,13 +92,15 @@ class SimulatedClient:
         self.left_owned: tuple[TopicPartition, ...] = ()
         self.ended: Final = trio.Event()
         self._config: Final = config
-        self._batch_size = FlowLimits(config.max_buffered_records, config.max_buffered_bytes).batch_size
+        limits = FlowLimits(config.max_buffered_records, config.max_buffered_bytes)
+        self._batch_size, self._most_batches_out = limits.batch_size, limits.batches_out
         self._events_in, self._events = trio.open_memory_channel[Event](math.inf)
         self._callbacks: deque[Job] = deque()
         self._errors: list[Message] = []
         self._told_end: dict[TopicPartition, int] = {}
         self._memberships = 0
-        self._is_subscribed = self._is_in_callback = self._is_batch_out = self._is_closing = False
+        self._is_subscribed = self._is_in_callback = self._is_closing = False
+        self._batches_out = 0
         self._life: Final = trio.CancelScope(shield=True)
         self._wire: Final = trio.StrictFIFOLock()  # one connection: no commit overtakes another
         self._sent: trio.Nursery
@@ -335,8 +337,8 @@ class SimulatedClient:
                 await self.calls.serve()
             elif self._callbacks:
                 await self._callbacks.popleft()()
-            elif not self._is_batch_out and (messages := self._fetch()):
-                self._is_batch_out = True
+            elif self._batches_out < self._most_batches_out and (messages := self._fetch()):
+                self._batches_out += 1
                 self._post(Fetched(messages, dict(self.owned), lambda: self.calls.tell("taken", None, self._taken)))
             else:
                 await self.calls.wait()
@@ -373,12 +375,12 @@ class SimulatedClient:
         return GroupMetadata(self, self.generation)
 
     def _taken(self) -> None:
-        self._is_batch_out = False
+        self._batches_out -= 1
 
     def _resumed(self, next_offsets: Mapping[TopicPartition, int]) -> None:
         was_all_paused = self.paused == self.owned.keys()
         self.paused.difference_update(next_offsets)
-        if was_all_paused and not self._is_batch_out:
+        if was_all_paused and not self._batches_out:
             self.positions.update((each, offset) for each, offset in next_offsets.items() if each in self.owned)
 
     def _subscribed(self) -> None:
