@@ -135,6 +135,8 @@ def state_of_group(group: LaneGroup[Any]) -> tuple[object, ...]:
     return (
         tuple(map(state_of_lane, group.by_key.values())),
         tuple(map(state_of_lane, group.ready)),
+        tuple(group.loose),
+        group.loose_is_next,
         tuple((until, order, state_of_lane(lane)) for until, order, lane in group.parked),
         tuple(map(state_of_lane, group.sealed)),
         group.stuck,
@@ -145,7 +147,7 @@ def state_of_group(group: LaneGroup[Any]) -> tuple[object, ...]:
 
 def is_dropped(group: LaneGroup[Any]) -> bool:
     """Whether a group is closed, and has nothing that it could hand out or count."""
-    return group.is_closed and not (group.by_key or group.ready or group.parked or group.sealed or group.stuck)
+    return group.is_closed and not (group.by_key or group.is_ready or group.parked or group.sealed or group.stuck)
 
 
 def state_of_scheduler(scheduler: LaneScheduler[Any]) -> tuple[object, ...]:

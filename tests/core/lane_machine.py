@@ -25,6 +25,7 @@ REASONS = ["paused", "circuit open"]
 ACTS = {
     "offer": 8,
     "offer_all": 4,
+    "offer_loose": 4,
     "take": 6,
     "take_despite": 1,
     "take_several": 2,
@@ -69,6 +70,8 @@ class NaiveGroup:
     """Lanes in the order in which they came; the one that waited longest is next."""
 
     lanes: list[NaiveLane] = attrs.field(factory=list)
+    loose: list[int] = attrs.field(factory=list)
+    loose_is_next: bool = False
     turn_since: int = 0
     is_held: bool = False
 
@@ -78,6 +81,10 @@ class NaiveGroup:
     @property
     def ready(self) -> list[NaiveLane]:
         return sorted(self.at("ready"), key=lambda lane: lane.ready_since)
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.ready or self.loose)
 
     def find(self, key: Hashable | None) -> NaiveLane | None:
         return next((lane for lane in self.lanes if key is not None and lane.key == key), None)
@@ -100,6 +107,7 @@ class LaneMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.scheduler: LaneScheduler[int] = LaneScheduler()
+        self.scheduler.may_be_loose = True
         self.clock = count(1)
         self.items = count()
         self.takes = 0
@@ -129,15 +137,18 @@ class LaneMachine(RuleBasedStateMachine):
     def make_ready(self, model: NaiveGroup, lanes: Iterable[NaiveLane]) -> None:
         """They wait behind the ready ones of their group, and are served within so many rounds of all groups."""
         for lane in lanes:
-            if not model.ready:
+            if not model.is_ready:
                 model.turn_since = next(self.clock)
             lane.place, lane.lingers, lane.ready_since = "ready", False, next(self.clock)
         self.promise(model)
 
     def promise(self, model: NaiveGroup) -> None:
-        """From now on each is served within one round of all groups for each lane ahead of it, if nothing holds it."""
+        """From now on each is served within two rounds of all groups for each lane ahead of it, if nothing holds it.
+
+        In each other round a loose record may be served.
+        """
         for ahead, lane in enumerate(model.ready):
-            promised = self.takes + (ahead + 1) * GROUPS
+            promised = self.takes + (ahead + 1) * GROUPS * 2
             lane.due_by = promised if model.is_held or not lane.due_by else min(lane.due_by, promised)
 
     def put_down(self, model: NaiveGroup, lane: NaiveLane) -> None:
@@ -154,7 +165,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.parked.append(until)
 
     def in_turn(self) -> list[NaiveGroup]:
-        waiting = [model for model in self.models if model.ready and not model.is_held]
+        waiting = [model for model in self.models if model.is_ready and not model.is_held]
         return [] if self.holds else sorted(waiting, key=lambda model: model.turn_since)
 
     def state(self) -> object:
@@ -195,6 +206,16 @@ class LaneMachine(RuleBasedStateMachine):
         items = [self.expect(number, key)[0] for key in keys]
         self.scheduler.offer_all(self.groups[number], keys, items)
 
+    def offer_loose(self, pick: int) -> None:
+        """Several records arrive that have no order, and need no lane yet."""
+        number, items = pick % GROUPS, [next(self.items) for _ in range(pick // GROUPS % 4)]
+        model = self.models[number]
+        self.received.update(dict.fromkeys(items, self.now))
+        if items and not model.is_ready:
+            model.turn_since = next(self.clock)
+        model.loose += items
+        self.scheduler.offer_loose(self.groups[number], items)
+
     def expect(self, number: int, key: str | None) -> tuple[int, NaiveLane]:
         """Have the model take a record of this group; return it, and its lane."""
         item, model = next(self.items), self.models[number]
@@ -232,14 +253,30 @@ class LaneMachine(RuleBasedStateMachine):
         assert self.takes <= lane.due_by
 
     def take_in_turn(self, taken: Lane[int] | None) -> None:
-        """The group that waited longest is served."""
+        """The group that waited longest is served: by turns a lane, and a loose record."""
         waiting = self.in_turn()
         if not waiting:
             assert taken is None
             return
         self.takes += 1
-        self.check_taken(taken, waiting[0])
-        waiting[0].turn_since = next(self.clock)
+        model = waiting[0]
+        if not model.loose:
+            self.check_taken(taken, model)
+        elif model.loose_is_next or not model.ready:
+            self.check_loose(taken, model)
+            model.loose_is_next = False
+        else:
+            self.check_taken(taken, model)
+            model.loose_is_next = True
+        model.turn_since = next(self.clock)
+
+    def check_loose(self, taken: Lane[int] | None, model: NaiveGroup) -> None:
+        """The record that waited longest is in hands, in a lane of its own."""
+        assert taken is not None
+        lane = NaiveLane(None, [model.loose.pop(0)], place="hands")
+        assert (taken.group, taken.key, taken.head) == (self.groups[self.models.index(model)], None, lane.items[0])
+        model.lanes.append(lane)
+        self.hands.append(Hand(taken, lane, model))
 
     def take(self, _pick: int) -> None:
         """A worker takes the next lane."""
@@ -293,6 +330,8 @@ class LaneMachine(RuleBasedStateMachine):
         single = [hand for hand in self.hands if hand.naive.taken == 1]
         if single:
             hand = single[pick % len(single)]
+            if hand.naive.key is None and hand.lane.detour is None and hand.model.loose and not hand.model.is_held:
+                hand.naive.items.append(hand.model.loose.pop(0))
             self.finish(hand, [], is_left=self.scheduler.advance(hand.lane), goes_on=pick < 20)
 
     def finish_several(self, pick: int) -> None:
@@ -428,6 +467,7 @@ class LaneMachine(RuleBasedStateMachine):
         for group, model in zip(self.groups, self.models, strict=True):
             assert group.by_key.keys() == {lane.key for lane in model.lanes if lane.key is not None}
             assert [lane.head for lane in group.ready] == [lane.items[0] for lane in model.ready]
+            assert list(group.loose) == model.loose
             assert sorted(lane.head for lane in group.sealed) == sorted(lane.items[0] for lane in model.at("sealed"))
             for lane in group.by_key.values():
                 expected = model.find(lane.key)

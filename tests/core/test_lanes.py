@@ -9,8 +9,16 @@ from core.kit import is_dropped
 from core.lane_machine import LaneMachine
 from hypothesis import given, settings, strategies as st
 
-from trio_parallel_kafka.core.lane import LaneGroup
+from trio_parallel_kafka.core.lane import Lane, LaneGroup
 from trio_parallel_kafka.core.lanes import LaneScheduler
+
+
+def taken_from(scheduler: LaneScheduler[int]) -> Lane[int]:
+    """Take a lane, of which there is one."""
+    lane = scheduler.take()
+    assert lane is not None
+    return lane
+
 
 TestLaneMachine = LaneMachine.TestCase
 TestLaneMachine.settings = settings(stateful_step_count=12, max_examples=150)
@@ -42,6 +50,54 @@ def test_hot_key_starves_nobody(lanes: list[int], hot: int, quantum: int) -> Non
     for number, size in enumerate(lanes):
         for key in range(size):
             assert served[number, key] <= (key + 1) * len(lanes)
+
+
+def test_records_without_order_and_lanes_by_turns() -> None:
+    """However many lanes become ready again at once, a record without an order is served, and the other way round."""
+    scheduler: LaneScheduler[int] = LaneScheduler()
+    scheduler.may_be_loose = True
+    group = LaneGroup[int]("group")
+    scheduler.offer_loose(group, range(100, 120))
+    scheduler.offer(group, "key", 0)
+    scheduler.offer(group, "other", 1)
+    heads = []
+    for _ in range(6):
+        lane = taken_from(scheduler)
+        heads.append(lane.head)
+        scheduler.put_back(lane)
+    assert heads == [0, 100, 1, 101, 0, 102]
+
+
+def test_a_worker_goes_on_with_the_next_record_without_order() -> None:
+    """In the same lane, as long as its partition isn't held, or closed, and the lane was never put aside."""
+    scheduler: LaneScheduler[int] = LaneScheduler()
+    scheduler.may_be_loose = True
+    group = LaneGroup[int]("group")
+    scheduler.offer_loose(group, range(5))
+    lane = taken_from(scheduler)
+    assert scheduler.advance(lane)
+    assert lane.head == 1
+    scheduler.hold_group(group)
+    assert not scheduler.advance(lane)
+    scheduler.release_group(group)
+    scheduler.park(taken_from(scheduler), 1.0)
+    assert scheduler.release_due(1.0)
+    tried_again = next(each for each in (scheduler.take(), scheduler.take()) if each is not None and each.detour)
+    assert not scheduler.advance(tried_again)
+    lane = taken_from(scheduler)
+    scheduler.offer_loose(group, [5])
+    scheduler.close(group)
+    assert not scheduler.advance(lane)
+    assert is_dropped(group)
+
+
+def test_each_record_has_a_lane_for_who_looks_at_them() -> None:
+    """Batches are made of lanes, so records without an order are in lanes, too, unless told otherwise."""
+    scheduler: LaneScheduler[int] = LaneScheduler()
+    group = LaneGroup[int]("group")
+    scheduler.offer_loose(group, [1, 2])
+    assert [lane.head for lane in group.ready] == [1, 2]
+    assert not group.loose
 
 
 def test_full_partition_does_not_delay_another() -> None:

@@ -131,6 +131,17 @@ def test_delivered_record_is_handled_unless_an_earlier_owner_completed_it() -> N
     assert (lane.head.offset, lane.waiting) == (5, 1)
 
 
+def test_delivered_records_without_an_order() -> None:
+    """Of several, those are handled that no earlier owner completed; each as soon as a worker is free."""
+    member = new_member()
+    member.lanes.may_be_loose = True
+    assignment = started(member, 5, ((7, 8),))
+    assert member.deliver_loose(assignment, [5, 6, 7], [Item(5), Item(6), Item(7)]) == 2
+    assert {taken(member).head.offset, taken(member).head.offset} == {5, 6}
+    assert member.lanes.take() is None
+    assert member.deliver_loose(assignment, [8], [Item(8)]) == 1
+
+
 def test_revoked_partition_starts_nothing_but_counts_what_completes() -> None:
     """Of a revoked partition nothing is handed out; what runs may complete, and is committed."""
     member = new_member()

@@ -102,9 +102,8 @@ IN_CORE: Final = (
         "a lane is handed to two workers",
         "P2",
         "core/lanes.py",
-        "        lane = group.ready.popleft()\n        if not group.ready:\n            turn.popleft()",
-        "        lane = group.ready[0] if group.ready[0].waiting else group.ready.popleft()\n"
-        "        if not group.ready:\n            turn.popleft()",
+        "if group.loose else group.ready.popleft()",
+        "if group.loose else group.ready[0] if group.ready[0].waiting else group.ready.popleft()",
     ),
     Mutant(
         "a parked lane is forgotten",
@@ -124,8 +123,22 @@ IN_CORE: Final = (
         "the lane of a key that ran dry isn't forgotten, and takes in what nobody serves",
         "P5",
         "core/lanes.py",
-        "if lane.key is not None and not lane.group.is_closed:",
-        "if lane.key is not None and lane.group.is_closed:",
+        "            if not group.is_closed:\n                del",
+        "            if group.is_closed:\n                del",
+    ),
+    Mutant(
+        "a record without an order is handed to two workers",
+        "P2",
+        "core/lanes.py",
+        "            lane.head = group.loose.popleft()",
+        "            lane.head = group.loose[0]",
+    ),
+    Mutant(
+        "records without an order wait for ever behind those to be tried again",
+        "P5",
+        "core/lanes.py",
+        "not (group.loose_is_next or not group.ready)",
+        "bool(group.ready)",
     ),
     Mutant(
         "the lanes of a partition that is let go stay open",

@@ -117,18 +117,15 @@ def _delivery(config: ConsumerConfig, member: Member[Record]) -> _Deliver:
     if config.ordering is Ordering.KEY and config.key_of is not None:
         return _ByKeyOf(config.key_of, member)
 
-    def same(key: Hashable | None) -> _Deliver:
-        return lambda assignment, _, offsets, records: member.deliver_all(
-            assignment, [key] * len(records), offsets, records
-        )
-
     match config.ordering:
         case Ordering.KEY:
             return member.deliver_all
         case Ordering.UNORDERED:
-            return same(None)
+            return lambda assignment, _, offsets, records: member.deliver_loose(assignment, offsets, records)
         case Ordering.PARTITION:
-            return same(WHOLE_PARTITION)
+            return lambda assignment, _, offsets, records: member.deliver_all(
+                assignment, [WHOLE_PARTITION] * len(records), offsets, records
+            )
         case unknown:
             assert_never(unknown)
 

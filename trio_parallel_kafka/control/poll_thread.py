@@ -21,10 +21,11 @@ Rules that once were bugs
   ``session.timeout.ms`` has passed. So it is closed only once it has left.
 - A paused partition stays paused over an assignment; so what is assigned is resumed.
 - Two batches are on their way to the loop at most, one while a partition is paused. While the loop doesn't take them,
-  polling goes on around them, a message every :data:`PATIENCE` seconds, because membership hangs on it; what these polls return goes first into the next
-  batch. Only when :data:`MAX_STASH` messages have piled up so is everything paused: that throws away what the client
-  has fetched, and up to a second passes before it fetches again. A loop that gives no sign of life for
-  ``max.poll.interval.ms`` isn't covered up for: polling stops, and the group takes the partitions away.
+  polling goes on around them, a message every :data:`PATIENCE` seconds, because membership hangs on it; what these
+  polls return goes first into the next batch. Only when :data:`MAX_STASH` messages have piled up so is everything
+  paused: that throws away what the client has fetched, and up to a second passes before it fetches again. A loop that
+  gives no sign of life for ``max.poll.interval.ms`` isn't covered up for: polling stops, and the group takes the
+  partitions away.
 """
 
 from __future__ import annotations

@@ -106,17 +106,37 @@ class LaneGroup(Generic[T]):
     """The lanes of one assignment (its ``owner``).
 
     Attributes:
+        loose: records without any order, which get a lane when they are taken.
+        loose_is_next: their turn comes before that of the ready lanes.
         stuck: how many records are in lanes that are parked or sealed.
     """
 
-    __slots__ = ("by_key", "is_closed", "is_held", "owner", "parked", "ready", "sealed", "stuck")
+    __slots__ = (
+        "by_key",
+        "is_closed",
+        "is_held",
+        "loose",
+        "loose_is_next",
+        "owner",
+        "parked",
+        "ready",
+        "sealed",
+        "stuck",
+    )
 
     def __init__(self, owner: Any) -> None:
         self.owner: Any = owner
         self.by_key: dict[Hashable, Lane[T]] = {}
         self.ready: deque[Lane[T]] = deque()
+        self.loose: deque[T] = deque()
+        self.loose_is_next: bool = False
         self.parked: list[tuple[float, int, Lane[T]]] = []
         self.sealed: list[Lane[T]] = []
         self.stuck: int = 0
         self.is_closed: bool = False
         self.is_held: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a record waits for a worker."""
+        return bool(self.ready or self.loose)

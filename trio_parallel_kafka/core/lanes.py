@@ -9,6 +9,8 @@ Rules
 - Groups (partitions) with ready lanes are served in turn, and the ready lanes of a group in turn, so neither
   a hot key nor a full partition starves another.
 - A key of ``None`` has no order: each such record is a lane of its own that no later record can find.
+- Where no record has an order, they are loose: a lane is made when one is taken, and goes on with the next. Loose
+  ones and ready lanes are served by turns.
 - A parked lane is an entry in its group's heap, and nothing else. A heap is bounded as the records buffered are: it
   never has more than two entries for each record that is stuck, though a lane that becomes ready early leaves its
   entry there.
@@ -54,6 +56,8 @@ class LaneScheduler(Generic[T]):
         self.holds: Final[set[str]] = set()
         """Why nothing is handed out."""
         self.is_held: bool = False
+        self.may_be_loose: bool = False
+        """Records without order needn't be in lanes, for nobody looks at a ready lane before it is taken."""
 
     def __bool__(self) -> bool:
         """Whether a lane is ready, and may be handed out."""
@@ -90,7 +94,7 @@ class LaneScheduler(Generic[T]):
             return
         # What offer() does, for lanes that don't linger: a call for each record would cost as much again.
         by_key, ready = group.by_key, group.ready
-        was_ready = bool(ready)
+        was_ready = group.is_ready
         try:
             for key, item in zip(keys, items, strict=True):
                 lane = by_key.get(key)
@@ -107,6 +111,15 @@ class LaneScheduler(Generic[T]):
             if ready and not was_ready and not group.is_held:
                 self._turn.append(group)
 
+    def offer_loose(self, group: LaneGroup[T], items: Sequence[T]) -> None:
+        """Offer items of which none has an order."""
+        if not self.may_be_loose:
+            self.offer_all(group, [None] * len(items), items)
+        elif items:
+            if not group.is_ready and not group.is_held:
+                self._turn.append(group)
+            group.loose.extend(items)
+
     @property
     def groups(self) -> Sequence[LaneGroup[T]]:
         """The groups with lanes that may be handed out, in their turn; none if the scheduler is held."""
@@ -118,25 +131,29 @@ class LaneScheduler(Generic[T]):
         if not turn or self.is_held:
             return None
         group = turn[0]
-        lane = group.ready.popleft()
-        if not group.ready:
+        lane = self._take_by_turns(group) if group.loose else group.ready.popleft()
+        if not group.ready and not group.loose:
             turn.popleft()
         elif len(turn) > 1:
             turn.rotate(-1)
         return lane
+
+    def _take_by_turns(self, group: LaneGroup[T]) -> Lane[T]:
+        group.loose_is_next = not (group.loose_is_next or not group.ready)
+        return group.ready.popleft() if group.loose_is_next else Lane(group, None, group.loose.popleft())
 
     def take_from(self, group: LaneGroup[T]) -> Lane[T] | None:
         """The next ready lane of one of :attr:`groups`, whose turn is over when it has no more."""
         if not group.ready:
             return None
         lane = group.ready.popleft()
-        if not group.ready:
+        if not group.is_ready:
             self._turn.remove(group)
         return lane
 
     def end_turn(self, group: LaneGroup[T]) -> None:
         """Have all other groups go first."""
-        if group.ready:
+        if group.is_ready:
             self._turn.remove(group)
             self._turn.append(group)
 
@@ -154,8 +171,15 @@ class LaneScheduler(Generic[T]):
         if lane.behind:
             lane.head = lane.behind.popleft()
             return True
-        if lane.key is not None and not lane.group.is_closed:
-            del lane.group.by_key[lane.key]
+        group = lane.group
+        if lane.key is not None:
+            if not group.is_closed:
+                del group.by_key[lane.key]
+        elif group.loose and lane.detour is None and not group.is_held:
+            lane.head = group.loose.popleft()
+            if not group.ready and not group.loose:
+                self._turn.remove(group)
+            return True
         return False
 
     def put_back(self, lane: Lane[T]) -> None:
@@ -249,26 +273,27 @@ class LaneScheduler(Generic[T]):
 
     def hold_group(self, group: LaneGroup[T]) -> None:
         """Hand nothing of this group out."""
-        if not group.is_held and group.ready:
+        if not group.is_held and group.is_ready:
             self._turn.remove(group)
         group.is_held = True
 
     def release_group(self, group: LaneGroup[T]) -> None:
         """Hand out of this group again."""
-        if group.is_held and group.ready:
+        if group.is_held and group.is_ready:
             self._turn.append(group)
         group.is_held = False
 
     def close(self, group: LaneGroup[T]) -> None:
         """Drop a group: nothing of it is handed out any more."""
         group.is_closed = True
-        if group.ready and not group.is_held:
+        if group.is_ready and not group.is_held:
             self._turn.remove(group)
         for lane in group.by_key.values():
             lane.behind = deque(lane.in_hands[1:]) or None
         self._with_parked.pop(group, None)
         group.by_key.clear()
         group.ready.clear()
+        group.loose.clear()
         group.parked.clear()
         group.sealed.clear()
         group.stuck = 0
@@ -286,7 +311,7 @@ class LaneScheduler(Generic[T]):
 
     def _make_ready(self, lane: Lane[T]) -> None:
         group = lane.group
-        if not group.ready and not group.is_held:
+        if not group.is_ready and not group.is_held:
             self._turn.append(group)
         group.ready.append(lane)
 

@@ -101,6 +101,12 @@ class Member(Generic[R]):
         self.lanes.offer_all(assignment.lanes, keys, new)
         return len(new)
 
+    def deliver_loose(self, assignment: Assignment[R], offsets: Sequence[int], records: Sequence[R]) -> int:
+        """The same for records of which none has an order."""
+        new = assignment.seen_all(offsets, records)
+        self.lanes.offer_loose(assignment.lanes, new)
+        return len(new)
+
     def deliver_failed(self, assignment: Assignment[R], record: R, error: Exception) -> bool:
         """The same for a record that has failed for good before it got a key; it has a lane of its own."""
         if not assignment.seen(record):
@@ -145,7 +151,7 @@ class Member(Generic[R]):
             count_in_hands: how many of its records workers have now; asked only if that decides.
         """
         runnable = self._runnable(assignment)
-        if assignment.pause_reason is not None or not assignment.lanes.ready or not self.limits.is_enough(runnable):
+        if assignment.pause_reason is not None or not assignment.lanes.is_ready or not self.limits.is_enough(runnable):
             return False
         if sum([len(each.tracker) for each in self.assignments]) <= self.limits.read_in_all:
             return False
@@ -176,7 +182,7 @@ class Member(Generic[R]):
             in_hands: how many of its records workers have now, without those that are stuck.
             stuck: lanes whose records don't count as runnable, beside those that are parked or sealed.
         """
-        if assignment.pause_reason != ENOUGH_READ or assignment.lanes.ready:
+        if assignment.pause_reason != ENOUGH_READ or assignment.lanes.is_ready:
             return False
         waiting = self._runnable(assignment, stuck) - in_hands
         may = self.limits.is_short(len(assignment.tracker), assignment.buffered_bytes, waiting)

@@ -120,6 +120,7 @@ class RecordVisits:
         given_up: GivenUp,
         limit: TimeLimit | None = None,
     ) -> None:
+        scheduler.may_be_loose = True
         self._scheduler: Final = scheduler
         self._limit: Final = limit
         self._attempt: Final = attempt
