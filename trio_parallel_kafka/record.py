@@ -20,6 +20,10 @@ Value = TypeVar("Value")
 Copied = TypeVar("Copied", bound="Record[Any, Any]")
 
 
+_TO_BE_FILLED: Final = "".join(("to be ", "filled"))
+"""The one string with which a record is made whose fields are set afterwards; compiled, ``__new__`` calls ``__init__``."""
+
+
 class _Fetched(Protocol):
     """A client's message that isn't an error, and so always has a place."""
 
@@ -70,6 +74,8 @@ class Record(Generic[K_co, V_co]):
         attempt: int = 1,
         assignment_epoch: int = 0,
     ) -> None:
+        if topic is _TO_BE_FILLED:
+            return
         stamp = (TIMESTAMP_NOT_AVAILABLE, 0)
         if timestamp is not None:
             stamp = (TIMESTAMP_CREATE_TIME, round(timestamp * 1000))
@@ -222,7 +228,7 @@ def wrap_all(
     offsets: list[int] = []
     fetched: _Fetched
     for fetched in messages:  # type: ignore[assignment]  # no errors, so they have places
-        record = _new(Record)
+        record = _new(Record, _TO_BE_FILLED, 0, 0)
         key = fetched.key()
         offset = fetched.offset()
         record._message = fetched
@@ -278,7 +284,7 @@ def _mended(message: _Fetched) -> list[tuple[str, bytes | None]]:
 
 
 def _copied(record: Record[Any, Any], kind: type[Copied]) -> Copied:
-    copied = _new(kind)
+    copied: Copied = kind.__new__(kind, _TO_BE_FILLED, 0, 0)  # type: ignore[call-arg]  # compiled, it takes those
     copied._message = record._message
     copied._assignment_epoch = record._assignment_epoch
     copied._attempt = record._attempt
@@ -303,4 +309,4 @@ which a plain call notices or not. Called like this, it always is a :exc:`System
 _NO_TIMESTAMP: Final = -1
 """What a record holds whose producer gave it none; the client hands it on as if it were one."""
 
-_new: Final = object.__new__
+_new: Final[Callable[..., Record]] = Record.__new__
