@@ -20,8 +20,8 @@ Value = TypeVar("Value")
 Copied = TypeVar("Copied", bound="Record[Any, Any]")
 
 
-_TO_BE_FILLED: Final = "".join(("to be ", "filled"))
-"""The one string with which a record is made whose fields are set afterwards; compiled, ``__new__`` calls ``__init__``."""
+_TO_BE_FILLED: Final = str(object())
+"""The string with which a record is made whose fields are set afterwards: compiled, ``__new__`` calls ``__init__``."""
 
 
 class _Fetched(Protocol):
