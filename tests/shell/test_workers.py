@@ -107,6 +107,31 @@ async def test_pool_that_has_not_begun_is_not_dry(autojump_clock: MockClock) -> 
     assert handled == [0, 1, 2]
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 3, 100])
+async def test_no_worker_comes_in_vain(autojump_clock: MockClock, lanes: int) -> None:
+    """A burst of lanes is served at once, each by a worker, and nobody comes into being who finds none."""
+    stage = Stage(max_concurrency=1000)
+    (assignment,) = stage.member.assignments
+    started: list[int] = []
+
+    async def handle(record: Record) -> None:
+        started.append(record.offset)
+        await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run, handle)
+        await wait_all_tasks_blocked()
+        for offset in range(0, 2 * lanes, lanes):
+            for number in range(lanes):
+                stage.member.deliver(assignment, number, Record("orders", 0, offset + number))
+            stage.pool.wake()
+            await trio.sleep(0.5)
+            assert len(started) == offset + lanes
+            await trio.sleep(1)
+        assert len(stage.pool._workers) == lanes
+        stage.pool.finish()
+
+
 async def _run_late(stage: Stage, handle: Handler) -> None:
     await trio.sleep(5)
     await stage.run(handle)

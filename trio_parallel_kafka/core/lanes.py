@@ -63,6 +63,11 @@ class LaneScheduler(Generic[T]):
         """Whether a lane is ready, and may be handed out."""
         return bool(self._turn) and not self.is_held
 
+    @property
+    def ready(self) -> int:
+        """How many lanes are ready, and may be handed out."""
+        return 0 if self.is_held else sum([len(group.ready) + len(group.loose) for group in self._turn])
+
     def offer(self, group: LaneGroup[T], key: Hashable | None, item: T) -> Lane[T]:
         """Put an item behind all others of its key; return its lane.
 

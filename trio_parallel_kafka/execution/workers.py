@@ -5,10 +5,10 @@ Theory of operation
 
 A worker takes the next ready lane and handles its records until the lane is dry or its visit is used up. Workers
 come into being when lanes are ready and none is idle, up to the bound; idle ones are parked. A worker that was woken
-and finds more than one lane ready wakes two others, once, so that a burst of blocking handlers spreads in a few rounds
-of the loop, while handlers that never block are run by few workers without a task switch per record. So as long as a
-lane is ready and a worker is idle, some worker is on its way: lanes become ready by a batch, which wakes one, by time,
-which wakes one, or by a worker that puts one back, which goes on itself, or wakes one.
+and finds more lanes ready than workers are on their way wakes two others, once, so that a burst of blocking handlers
+spreads in a few rounds of the loop, while handlers that never block are run by few workers without a task switch per
+record. So as long as a lane is ready and a worker is idle, some worker is on its way: lanes become ready by a batch,
+which wakes one, by time, which wakes one, or by a worker that puts one back, which goes on itself, or wakes one.
 
 A Trio cancel scope is entered once. So each worker has a scope of its own, which belongs to the assignments of the
 lanes in the worker's hands; ending an assignment cancels the scopes of the workers that serve it at that moment,
@@ -58,6 +58,7 @@ class WorkerPool:
         self._visits: Visits | None = None
         self._lingers = True
         self._spawn: Callable[[Worker], None] | None = None
+        self._on_their_way = 0
 
     @property
     def in_flight(self) -> int:
@@ -103,6 +104,9 @@ class WorkerPool:
                 worker = Worker(self._watchers)
                 self._workers.add(worker)
                 self._spawn(worker)
+            else:
+                return
+            self._on_their_way += 1
 
     def lanes_left(self) -> None:
         """A worker that goes on with others has put lanes back."""
@@ -157,7 +161,14 @@ class WorkerPool:
         """Whether nothing runs, and nothing that may be started is ready."""
         return not self.in_flight and not self._scheduler
 
+    def _spread(self) -> None:
+        """Have two more workers look, if so many lanes are ready that nobody is on the way to."""
+        missing = self._scheduler.ready - self._on_their_way
+        if missing > 0:
+            self.wake(min(2, missing))
+
     async def _work(self, worker: Worker, visits: Visits) -> None:
+        self._on_their_way -= 1
         try:
             while self._spawn is not None or worker.lanes:
                 try:
@@ -198,11 +209,12 @@ class WorkerPool:
             if not lanes:
                 worker.due = math.inf
                 await self._idle.park()
+                self._on_their_way -= 1
                 is_fresh = True
                 continue
             worker.lanes = lanes
-            if is_fresh and self._scheduler:
-                self.wake(2)
+            if is_fresh:
+                self._spread()
             is_fresh = False
             await visits.visit(worker)
             if worker.error is not None:
