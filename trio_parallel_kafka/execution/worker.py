@@ -17,14 +17,14 @@ class Worker:
 
     __slots__ = ("doomed", "due", "error", "lanes", "late", "scope", "streak", "watchers")
 
-    def __init__(self, watchers: trio.lowlevel.ParkingLot) -> None:
+    def __init__(self, watchers: Sequence[trio.Event]) -> None:
         self.lanes: Sequence[Lane[Record]] = ()
         self.scope: trio.CancelScope = trio.CancelScope()
         self.doomed: frozenset[Assignment[Record]] = frozenset()
         """The assignments for whose sake the scope was cancelled."""
         self.streak: int = 0
         """Records handled in a row while no other worker ran."""
-        self.watchers: trio.lowlevel.ParkingLot = watchers
+        self.watchers: Sequence[trio.Event] = watchers
         """Who waits for something that workers do, to be told after each visit."""
         self.due: float = math.inf
         """When the attempt under way will be late. Infinite while none is, or if they aren't bounded in time here."""

@@ -54,7 +54,7 @@ class WorkerPool:
         self._max_concurrency: Final = max_concurrency
         self._workers: set[Worker] = set()
         self._idle = trio.lowlevel.ParkingLot()
-        self._watchers = trio.lowlevel.ParkingLot()
+        self._watchers: Final[list[trio.Event]] = []
         self._visits: Visits | None = None
         self._lingers = True
         self._spawn: Callable[[Worker], None] | None = None
@@ -137,7 +137,7 @@ class WorkerPool:
         self.halt()
         self._spawn = None
         self._idle.unpark_all()
-        self._watchers.unpark_all()
+        self.notify()
 
     def cancel(self, assignments: Collection[Assignment[Record]]) -> None:
         """Cancel the handlers that run on these assignments now."""
@@ -149,13 +149,20 @@ class WorkerPool:
 
     def notify(self) -> None:
         """Have the conditions of :meth:`wait_until` looked at again."""
-        self._watchers.unpark_all()
+        while self._watchers:
+            self._watchers.pop().set()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition on what the workers do."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not condition():
-            await self._watchers.park()
+            changed = trio.Event()
+            self._watchers.append(changed)
+            try:
+                await changed.wait()
+            finally:
+                if changed in self._watchers:
+                    self._watchers.remove(changed)
 
     def is_dry(self) -> bool:
         """Whether nothing runs, and nothing that may be started is ready."""
@@ -194,11 +201,11 @@ class WorkerPool:
                 elif worker.lanes:
                     visits.abandon(worker)
                     worker.lanes = ()
-                    self._watchers.unpark_all()
+                    self.notify()
                 worker.doomed, worker.late, worker.due = frozenset(), None, math.inf
         finally:
             self._workers.discard(worker)
-            self._watchers.unpark_all()
+            self.notify()
 
     async def _serve(self, worker: Worker, visits: Visits) -> None:
         """Visit one lane after another, until the worker's scope is cancelled or the pool finishes."""
@@ -220,8 +227,7 @@ class WorkerPool:
             if worker.error is not None:
                 return
             worker.lanes = ()
-            if self._watchers:
-                self._watchers.unpark_all()
+            self.notify()
             if worker.doomed:
                 return
             if worker.streak >= SLICE_CHECK:
