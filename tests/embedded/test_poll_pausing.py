@@ -11,7 +11,7 @@ from confluent_kafka import (
 from embedded.poll_rig import A, B, Rig, message, places_of, refused
 
 from trio_parallel_kafka.control.client import StartAt
-from trio_parallel_kafka.control.poll_thread import MAX_STASH
+from trio_parallel_kafka.control.poll_thread import MAX_STASH, PAUSED_POLL_TIMEOUT, POLL_TIMEOUT
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 
@@ -75,6 +75,19 @@ def test_calls_are_served_at_once_while_a_partition_is_paused() -> None:
     rig.thread.submit(lambda: served.append(rig.client.timeouts[-1]))
     rig.thread._poll()
     assert served == [0]
+
+
+def test_polls_are_rare_while_everything_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where some partitions are paused, the others' records aren't to wait; where all are, nothing can come."""
+    rig = Rig()
+    rests: list[float] = []
+    monkeypatch.setattr(rig.thread, "_rest", rests.append)
+    rig.assign({A: (0, 1), B: (0, 2)})
+    rig.thread.subscribe(["orders"])
+    for partition in (A, B):
+        rig.thread.pause([partition])
+        rig.thread._poll()
+    assert rests == [PAUSED_POLL_TIMEOUT, POLL_TIMEOUT]
 
 
 def test_more_piled_up_than_a_batch_holds() -> None:

@@ -65,7 +65,7 @@ URGENT_POLL_TIMEOUT: Final = 0.002
 """The same while the consumer is opening or leaving."""
 
 PAUSED_POLL_TIMEOUT: Final = 0.002
-"""Seconds between two polls while a partition is paused. Calls are served at once then, for it may be resumed."""
+"""Seconds between two polls while some partitions are paused. Calls are served at once then, for one may be resumed."""
 
 PATIENCE: Final = 0.025
 """Seconds between two polls while the loop doesn't take a batch."""
@@ -227,7 +227,7 @@ class PollThread:
         began = time.perf_counter()
         message = self._consumer.poll(0 if self._stash or self._paused else self._poll_timeout)
         if message is None and self._paused and not self._stash:
-            self._rest(PAUSED_POLL_TIMEOUT)
+            self._rest(PAUSED_POLL_TIMEOUT if len(self._paused) < len(self._owned) else self._poll_timeout)
         waited = min(time.perf_counter() - began, self._poll_timeout)
         messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
