@@ -213,6 +213,18 @@ def test_one_batch_on_its_way_while_a_partition_is_paused() -> None:
     assert [places_of(each) for each in rig.posted if isinstance(each, Fetched)] == [[(0, 0), (0, 1)]]
 
 
+def test_no_third_batch_when_a_partition_pauses_while_two_are_on_their_way() -> None:
+    """That would take a partition over its bound."""
+    rig = Rig(batch_size=4, batches_out=2)
+    rig.assign({A: (0, 1), B: (0, 2)})
+    rig.client.incoming += [message(A, offset) for offset in range(12)]
+    rig.thread._poll()
+    rig.thread._poll()
+    rig.thread.pause([B])
+    rig.thread._poll()
+    assert len([event for event in rig.posted if isinstance(event, Fetched)]) == 2
+
+
 def test_a_message_that_comes_between_two_polls() -> None:
     """Where callbacks are served apart from the polling, a message that comes along begins the next batch."""
     rig = Rig()

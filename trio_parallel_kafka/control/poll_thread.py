@@ -217,7 +217,7 @@ class PollThread:
 
     def _poll(self) -> float:
         """Poll once; return the seconds that were rightly spent waiting."""
-        if self._batches_out == (1 if self._paused else self._settings.batches_out):
+        if self._batches_out >= (1 if self._paused else self._settings.batches_out):
             if not self._rest(PATIENCE):
                 self._poll_around()
             return 0.0
