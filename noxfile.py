@@ -319,6 +319,8 @@ def compiled(session: nox.Session) -> None:
     with session.chdir(away):
         session.run(
             *("pytest", "tests/compiled/modules.py", "tests/core", "tests/shell"),
+            *("tests/embedded/test_record.py", "tests/embedded/test_strange_headers.py"),
+            "tests/engines/test_pickled_records.py",
             *(f"--deselect={counts_steps}", "--numprocesses=2", "--dist=loadfile", *session.posargs),
         )
 

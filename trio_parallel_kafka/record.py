@@ -275,7 +275,8 @@ def _mended(message: _Fetched) -> list[tuple[str, bytes | None]]:
     What else is in a pair can be asked of the garbage collector.
     """
     headers: list[tuple[str, bytes | None]] = []
-    for pair in message.headers() or ():
+    pairs: Any = message.headers()  # compiled code would touch the names of pairs
+    for pair in pairs or ():
         parts = gc.get_referents(pair)
         name = next((part for part in parts if isinstance(part, str)), "\ufffd")
         headers.append((name, next((part for part in parts if isinstance(part, bytes)), None)))

@@ -75,7 +75,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "max_worker_memory": None,
         "worker_start_method": "spawn",
         "key_of": None,
-        "max_buffered_records": 5_000,
+        "max_buffered_records": 8_000,
         "max_buffered_bytes": 33_554_432,
         "commit_interval": 1.0,
         "revoke_grace": 5.0,

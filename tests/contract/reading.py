@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError as ClientError
 from contract.members import Reader, assigned, connected, next_of
 from contract.stage import QUIET, Clause, Stage, consuming, topic_with
 
-from trio_parallel_kafka.control.client import Assigned, Committed, Fetched, Revoked, StartAt
+from trio_parallel_kafka.control.client import Assigned, Client, Committed, Fetched, Revoked, StartAt
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
 
@@ -43,18 +43,28 @@ async def from_joining_to_leaving(stage: Stage) -> None:
     assert await stage.committed(config.group_id, topic) == {0: (10, "all")}
 
 
-async def one_batch_at_a_time(stage: Stage) -> None:
-    """While a batch isn't taken no other comes."""
-    topic = await topic_with(stage, 5)
-    async with assigned(consuming(stage, topic), StartAt(0, 1)) as client:
-        batch = await next_of(client, Fetched)
+async def two_batches_at_a_time(stage: Stage) -> None:
+    """While two batches aren't taken no other comes; while a partition is paused, while one isn't."""
+    topic = await topic_with(stage, 5, 0)
+    async with assigned(consuming(stage, topic), StartAt(0, 1), StartAt(0, 1)) as client:
+        batches = [await next_of(client, Fetched)]
         await stage.produce(topic, [b"5"], 0)
-        with trio.move_on_after(QUIET):
-            event = await client.next_event()
-            raise AssertionError(f"{event} came")
-        batch.taken()
+        batches.append(await next_of(client, Fetched))
+        await stage.produce(topic, [b"6"], 0)
+        await no_event(client)
+        client.pause([TopicPartition(topic, 1)])
+        batches[0].taken()
+        await no_event(client)
+        batches[1].taken()
         reader = Reader(client)
-        await reader.read(lambda: reader.offsets(0)[-1:] == [5])
+        await reader.read(lambda: reader.offsets(0)[-1:] == [6])
+
+
+async def no_event(client: Client) -> None:
+    """Nothing comes for a while."""
+    with trio.move_on_after(QUIET):
+        event = await client.next_event()
+        raise AssertionError(f"{event} came")
 
 
 async def a_paused_partition(stage: Stage) -> None:
@@ -180,7 +190,7 @@ async def deleted_records(stage: Stage) -> None:
 
 READING: Final[Sequence[Clause]] = (
     from_joining_to_leaving,
-    one_batch_at_a_time,
+    two_batches_at_a_time,
     a_paused_partition,
     all_paused,
     what_a_reply_leaves_out,

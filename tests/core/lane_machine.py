@@ -330,9 +330,18 @@ class LaneMachine(RuleBasedStateMachine):
         single = [hand for hand in self.hands if hand.naive.taken == 1]
         if single:
             hand = single[pick % len(single)]
-            if hand.naive.key is None and hand.lane.detour is None and hand.model.loose and not hand.model.is_held:
-                hand.naive.items.append(hand.model.loose.pop(0))
-            self.finish(hand, [], is_left=self.scheduler.advance(hand.lane), goes_on=pick < 20)
+            is_left = self.scheduler.advance(hand.lane)
+            if not is_left and hand.naive.key is None and pick % 2:
+                is_left = self.go_on(hand)
+            self.finish(hand, [], is_left=is_left, goes_on=pick < 20)
+
+    def go_on(self, hand: Hand) -> bool:
+        """A record without order is finished; the worker takes the next one that is loose in the same lane."""
+        may = bool(hand.model.loose) and not hand.model.is_held and hand.lane.detour is None
+        assert self.scheduler.go_on(hand.lane) is may
+        if may:
+            hand.naive.items.append(hand.model.loose.pop(0))
+        return may
 
     def finish_several(self, pick: int) -> None:
         """Of the records that were taken some are finished, whichever."""

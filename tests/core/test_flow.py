@@ -22,25 +22,38 @@ SMALL = range(1, 11)
 @example(flow=FlowLimits(1, 1))
 @example(flow=FlowLimits(7, 1))
 @example(flow=FlowLimits(10**9, 1))
-def test_batch_is_between_one_record_and_the_most_that_is_built_at_once(flow: FlowLimits) -> None:
-    """A batch is a quarter of the bound, at least one record, and never over the client's limit."""
-    assert flow.batch_size == sorted((1, flow.max_records // 4, MAX_BATCH))[1] or flow.batch_size == 1
-    assert 1 <= flow.batch_size <= min(MAX_BATCH, flow.max_records)
-    assert flow.batch_size == MAX_BATCH or flow.batch_size * 4 <= max(flow.max_records, 4)
+def test_what_is_on_its_way_leaves_three_quarters_of_the_bound(flow: FlowLimits) -> None:
+    """It is a quarter of the bound, at least one record, and at most two of the largest batches."""
+    assert flow.on_the_way == sorted((1, flow.max_records // 4, 2 * MAX_BATCH))[1] or flow.on_the_way == 1
+    assert 1 <= flow.batch_size <= flow.batch_size * flow.batches_out <= flow.on_the_way <= flow.max_records
+    assert flow.batch_size <= MAX_BATCH
+    assert flow.batches_out <= 2
 
 
-@pytest.mark.parametrize(("max_records", "batches"), [(1, 1), (4 * MAX_BATCH - 1, 1), (4 * MAX_BATCH, 2), (10**6, 2)])
-def test_two_batches_on_their_way_where_there_is_room(max_records: int, batches: int) -> None:
-    """A small bound isn't used up by what is on its way."""
-    assert FlowLimits(max_records, 1).batches_out == batches
+@pytest.mark.parametrize(
+    ("max_records", "batches", "size"),
+    [(1, 1, 1), (400, 1, 100), (4 * MAX_BATCH, 1, MAX_BATCH), (8 * MAX_BATCH - 1, 1, MAX_BATCH), (10**6, 2, MAX_BATCH)],
+)
+def test_two_batches_on_their_way_where_there_is_room(max_records: int, batches: int, size: int) -> None:
+    """A bound isn't used up by what is on its way."""
+    flow = FlowLimits(max_records, 1)
+    assert (flow.batches_out, flow.batch_size) == (batches, size)
+
+
+@given(records=counts)
+def test_a_larger_bound_holds_no_fewer(records: int) -> None:
+    """One record more is never the reason to pause earlier."""
+    for max_records in range(1, 40_000, 997):
+        if FlowLimits(max_records + 1, 1).is_full(records, 0):
+            assert FlowLimits(max_records, 1).is_full(records, 0)
 
 
 @given(flow=limits, records=counts, size=sizes)
 @example(flow=FlowLimits(1, 1), records=0, size=0)
 @example(flow=FlowLimits(8, 1000), records=6, size=0)
 def test_what_is_on_its_way_never_passes_the_bound(flow: FlowLimits, records: int, size: int) -> None:
-    """A partition that isn't full has room for the batches on their way, and is below its bound in bytes."""
-    has_room = records + flow.batches_out * flow.batch_size <= flow.max_records and size < flow.max_bytes
+    """A partition that isn't full has room for what is on its way, and is below its bound in bytes."""
+    has_room = records + flow.on_the_way <= flow.max_records and size < flow.max_bytes
     assert flow.is_full(records, size) is not has_room
 
 
@@ -121,7 +134,7 @@ def test_small_bounds_always_get_through(max_records: int, record_size: int) -> 
 def test_small_bound_resumes_with_room_for_a_batch_and_an_eighth(max_records: int) -> None:
     """A partition with stuck records resumes as soon as a batch and an eighth of the bound are free, and not before."""
     flow = FlowLimits(max_records, 1000)
-    least_free = flow.batch_size + max_records // 8
+    least_free = flow.on_the_way + max_records // 8
     for stuck in range(max_records + 1):
         assert flow.may_resume(stuck, stuck, runnable=0) is (max_records - stuck >= least_free)
 

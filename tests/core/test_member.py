@@ -322,6 +322,20 @@ def test_partition_with_enough_read_pauses_until_a_third_of_it_is_handled() -> N
     check_resumed_by_the_third_completion(member, assignment)
 
 
+def test_partition_with_enough_read_stays_paused_while_it_is_full() -> None:
+    """Records that were put aside, or came after it had paused, keep room that the next batch would need."""
+    member = new_member(attrs.evolve(AHEAD, max_records=16))
+    assignment = started(member)
+    fill(member, assignment, "abcdefgh")
+    assert member.pause_if_enough(assignment, hands_of())
+    fill(member, assignment, "ijklm")
+    for _ in range(10):
+        member.lanes.park(taken(member), 5.0)
+    assert not member.resume_if_low(assignment)
+    complete_one(member)
+    assert member.resume_if_low(assignment)
+
+
 def test_partition_reads_on_while_all_together_have_little() -> None:
     """One that has all there is to do may read as much as its bound allows."""
     member = new_member(attrs.evolve(AHEAD, read_in_all=20))

@@ -10,10 +10,11 @@ from confluent_kafka import (
 )
 from embedded.poll_rig import A, B, Rig, message, places_of, refused
 
-from trio_parallel_kafka.control.client import StartAt
+from trio_parallel_kafka.control.client import Fetched, StartAt
 from trio_parallel_kafka.control.poll_thread import MAX_STASH, PAUSED_POLL_TIMEOUT, POLL_TIMEOUT
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
+from trio_parallel_kafka.core.flow import PAUSED_BATCH
 
 pytestmark = pytest.mark.usefixtures("stand_in")
 
@@ -46,14 +47,14 @@ def test_a_loop_that_takes_nothing() -> None:
     assert not rig.thread.statistics().is_held
     assert rig.client.called() == [("resume", A)]
     rig.thread._poll()
-    assert places_of(rig.posted[-1]) == [(0, offset) for offset in range(2, 2 + MAX_STASH)]
+    assert places_of(rig.posted[-1]) == [(0, offset) for offset in range(8, 8 + MAX_STASH)]
 
 
 def test_batches_are_shorter_while_a_partition_is_paused() -> None:
-    """A quarter as many at once: records come faster than they are handled."""
-    rig = Rig(batch_size=8)
+    """Records come faster than they are handled."""
+    rig = Rig(batch_size=400)
     rig.assign({A: (0, 1), B: (0, 2)})
-    rig.client.incoming += [message(A, offset) for offset in range(17)]
+    rig.client.incoming += [message(A, offset) for offset in range(1000)]
     sizes = []
     changes: list[Callable[[], None]] = [lambda: None, lambda: rig.thread.pause([B]), lambda: rig.thread.resume([B])]
     for change in changes:
@@ -61,7 +62,7 @@ def test_batches_are_shorter_while_a_partition_is_paused() -> None:
         rig.thread._poll()
         sizes.append(len(places_of(rig.posted[-1])))
         rig.take()
-    assert sizes == [8, 2, 7]
+    assert sizes == [400, PAUSED_BATCH, 350]
 
 
 def test_calls_are_served_at_once_while_a_partition_is_paused() -> None:
@@ -75,6 +76,28 @@ def test_calls_are_served_at_once_while_a_partition_is_paused() -> None:
     rig.thread.submit(lambda: served.append(rig.client.timeouts[-1]))
     rig.thread._poll()
     assert served == [0]
+
+
+def test_what_has_piled_up_does_not_grow_while_it_can_not_leave() -> None:
+    """One of two batches is taken, but only one may be on its way, for a partition was paused: nothing goes on yet."""
+    rig = Rig(batch_size=2, batches_out=2)
+    rig.assign({A: (0, 1), B: (0, 2)})
+    rig.client.incoming += [message(A, offset) for offset in range(200)]
+    for _ in range(2 + MAX_STASH):
+        rig.thread._poll()
+    first, second = (event for event in rig.posted if isinstance(event, Fetched))
+    assert rig.thread.statistics().is_held
+    rig.thread.pause([B])
+    rig.client.called()
+    first.taken()
+    rig.thread._serve_jobs()
+    assert rig.thread.statistics().is_held
+    assert rig.client.called() == []
+    second.taken()
+    rig.thread._serve_jobs()
+    assert rig.client.called() == [("resume", A)]
+    rig.thread._poll()
+    assert len(places_of(rig.posted[-1])) == MAX_STASH + 1
 
 
 def test_polls_are_rare_while_everything_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:

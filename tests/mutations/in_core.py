@@ -172,7 +172,7 @@ IN_CORE: Final = (
         "the bound counts what fits, not what is on its way",
         "P6",
         "core/flow.py",
-        "return records + self.batches_out * self.batch_size > self.max_records",
+        "return records + self.on_the_way > self.max_records",
         "return records > self.max_records",
     ),
     Mutant(

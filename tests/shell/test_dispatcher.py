@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from confluent_kafka import KafkaError as ClientError, Message
+from shell.kit import P0, error
+
 from trio_parallel_kafka import ConsumerConfig
 from trio_parallel_kafka.control.dispatcher import Dispatched, Dispatcher
 from trio_parallel_kafka.control.totals import ControlTotals
@@ -17,3 +20,17 @@ def test_a_batch_of_nothing() -> None:
     totals = ControlTotals()
     assert Dispatcher(member, config, totals).dispatch([], {}, 0.0) == Dispatched()
     assert totals == ControlTotals()
+
+
+def test_what_is_said_of_a_position_that_nobody_reads_from_any_more() -> None:
+    """A partition that is read from elsewhere now isn't started once more because of where it was read before."""
+    config = ConsumerConfig(bootstrap_servers="kafka:9092", group_id="billing", topics=["orders"])
+    member: Member[Record] = Member(FlowLimits(100, 10_000))
+    assignment = member.assign(P0)
+    member.start(assignment, 0)
+    dispatcher = Dispatcher(member, config, ControlTotals())
+    gone = Message(*P0, 7, error=error(ClientError._AUTO_OFFSET_RESET))
+    broken = Message(*P0, 7, error=error(ClientError._ALL_BROKERS_DOWN))
+    epoch = assignment.assignment_epoch
+    assert dispatcher.dispatch([gone, broken], {P0: epoch - 1}, 0.0).errors == [broken]
+    assert dispatcher.dispatch([gone, broken], {P0: epoch}, 0.0).errors == [gone, broken]

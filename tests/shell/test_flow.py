@@ -114,7 +114,7 @@ async def test_as_many_are_read_as_workers_can_have(autojump_clock: MockClock, w
     """What workers have in their hands isn't what they will need next: one partition can keep any number busy."""
     world.broker.add(P0, [f"k{n}" for n in range(4500)])
     handle = Handling(work=100.0)
-    async with world.consuming(handle, max_concurrency=4000, max_buffered_records=10_000):
+    async with world.consuming(handle, max_concurrency=4000):
         await trio.sleep(0.5)
         assert handle.peak == 4000
 
@@ -139,7 +139,7 @@ async def test_failures_that_come_again_later_do_not_slow_reading_down(autojump_
         elif record.attempt == 1:
             raise Retry(after=20)
 
-    async with world.consuming(handle, max_buffered_records=10_000) as pc:
+    async with world.consuming(handle) as pc:
         await trio.sleep(0.1)
         assert of(pc, P0).parked == 4000
 

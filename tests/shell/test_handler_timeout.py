@@ -64,6 +64,19 @@ async def test_attempt_is_cancelled_in_time(autojump_clock: MockClock, world: Wo
     assert (handle.cancelled, handle.finished) == ([(0, 0)], [(0, 1)])
 
 
+@pytest.mark.parametrize("ordering", ["key", "unordered"])
+async def test_each_record_has_its_own_time(
+    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture, ordering: str
+) -> None:
+    """One worker that goes from record to record isn't taken for one that hangs."""
+    world.broker.add(P0, ["a"] * 12)
+    handle = Handling(work=10.0)
+    async with world.consuming(handle, handler_timeout=15.0, max_concurrency=1, ordering=ordering):
+        await trio.sleep(130)
+    assert len(handle.finished) == 12
+    assert times_named(caplog) == 0
+
+
 async def test_timeout_is_a_failure_like_any_other(autojump_clock: MockClock, world: World) -> None:
     """It is tried again, each attempt within a bound of its own, and given up in the end."""
     world.broker.add(P0, ["a", "a"])

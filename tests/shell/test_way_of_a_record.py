@@ -102,6 +102,16 @@ async def test_ordering_modes(autojump_clock: MockClock, world: World, ordering:
     assert sorted(handle.offsets(P0)) == [0, 1, 2, 3]
 
 
+async def test_partitions_by_turns_without_order(autojump_clock: MockClock, world: World) -> None:
+    """Workers whose handlers wait take from another partition next, however much the first one has."""
+    world.broker.add(P0, ["a"] * 100)
+    world.broker.add(P1, ["a"] * 4)
+    handle = Handling(work=1.0)
+    async with world.consuming(handle, ordering="unordered", max_concurrency=2):
+        await trio.sleep(6.5)
+        assert len(handle.offsets(P1)) == 4
+
+
 async def test_key_of_orders(autojump_clock: MockClock, world: World) -> None:
     """``key_of`` decides what is ordered, and ``None`` from it means no order."""
     world.broker.add(P0, ["a1", "b1", "a2", "x", "x"])

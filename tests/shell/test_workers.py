@@ -179,7 +179,7 @@ async def test_look_at_nothing_late(autojump_clock: MockClock) -> None:
 async def test_many_late_handlers_take_few_looks(autojump_clock: MockClock) -> None:
     """A look takes time for each worker: if thousands are late, each a little later, they don't get one each."""
     limit = TimeLimit(5.0)
-    pool = [Worker(trio.lowlevel.ParkingLot()) for _ in range(2000)]
+    pool = [Worker([]) for _ in range(2000)]
     for worker in pool:
         limit.begin(worker)
         autojump_clock.jump(1e-5)

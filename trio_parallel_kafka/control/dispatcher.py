@@ -22,6 +22,9 @@ _Deliver = Callable[[Assignment[Record], Sequence[bytes | None], Sequence[int], 
 WHOLE_PARTITION: Final = 0
 """The one lane key in partition order."""
 
+_OF_A_POSITION: Final = frozenset({ClientError._PARTITION_EOF, ClientError._AUTO_OFFSET_RESET})  # noqa: SLF001 - their names
+"""What the client says of the offset that it reads from."""
+
 
 @attrs.define
 class Dispatched:
@@ -87,10 +90,12 @@ class Dispatcher:
     def _dispatch_error(
         message: Message, error: ClientError, assignment: Assignment[Record] | None, result: Dispatched
     ) -> None:
-        if error.code() != ClientError._PARTITION_EOF:  # noqa: SLF001 - the client's name for it
+        if assignment is None and error.code() in _OF_A_POSITION:
+            return  # of an assignment that is over: it is read from elsewhere now
+        if error.code() == ClientError._PARTITION_EOF:  # noqa: SLF001 - the client's name for it
+            assignment.tracker.skip_to(message.offset())  # type: ignore[arg-type, union-attr]  # the end has an offset
+        else:
             result.errors.append(message)
-        elif assignment is not None:
-            assignment.tracker.skip_to(message.offset())  # type: ignore[arg-type]  # the end has an offset
 
 
 def _runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

@@ -52,6 +52,7 @@ from trio_parallel_kafka.control.seeking import read_on
 from trio_parallel_kafka.control.watchdog import LoopWatchdog
 from trio_parallel_kafka.core.assignments import TopicPartition
 from trio_parallel_kafka.core.commits import CommitEntry
+from trio_parallel_kafka.core.flow import PAUSED_BATCH
 from trio_parallel_kafka.errors import ConfigError
 from trio_parallel_kafka.repeats import QuietLogger
 from trio_parallel_kafka.statistics import PollStatistics
@@ -88,7 +89,7 @@ class PollSettings:
     Attributes:
         properties: librdkafka's configuration, without callbacks.
         is_incremental: assignments change by increments (cooperative, or KIP-848), not as a whole.
-        batch_size: how many messages are taken at once; a quarter of it while a partition is paused.
+        batch_size: how many messages are taken at once; at most 250 while a partition is paused.
         batches_out: how many may be on their way to the loop; one while a partition is paused.
         revoke_timeout: seconds that a revoke may be held up.
         assign_timeout: seconds that an assign may be held up.
@@ -128,7 +129,7 @@ class PollThread:
         self._callback_errors: list[BaseException] = []
         self._is_in_callback = False
         self._batches_out = 0
-        self._resting_since: float | None = None
+        self._rests_until: float | None = None
         self._is_held = False
         self._stash: list[Message] = []
         self._is_closing = False
@@ -141,8 +142,8 @@ class PollThread:
 
     def needs_gil(self) -> bool:
         """Whether this thread needs the GIL, or may do so at any moment; called from the Trio thread."""
-        since = self._resting_since
-        return since is None or not self._jobs.empty() or time.perf_counter() - since > PATIENCE
+        until = self._rests_until
+        return until is None or not self._jobs.empty() or time.perf_counter() > until
 
     def run(self) -> None:
         """The thread's life: open, poll until :meth:`stop`, close."""
@@ -217,7 +218,7 @@ class PollThread:
 
     def _poll(self) -> float:
         """Poll once; return the seconds that were rightly spent waiting."""
-        if self._batches_out >= (1 if self._paused else self._settings.batches_out):
+        if not self._has_room:
             if not self._rest(PATIENCE):
                 self._poll_around()
             return 0.0
@@ -231,7 +232,7 @@ class PollThread:
         waited = min(time.perf_counter() - began, self._poll_timeout)
         messages, self._stash = self._stash, []  # after the poll: a callback in it may have dropped some
         if message is not None:
-            most = self._settings.batch_size // (4 if self._paused else 1)  # they come faster than they are handled
+            most = min(self._settings.batch_size, PAUSED_BATCH) if self._paused else self._settings.batch_size
             room = max(0, most - 1 - len(messages))
             fetched = [message, *self._consumer.consume(room, 0)]
             self._note_next(fetched)
@@ -241,15 +242,20 @@ class PollThread:
             self._post(Fetched(messages, dict(self._owned), taken=lambda: self.submit(self._take)))
         return waited
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether another batch may be sent on its way."""
+        return self._batches_out < (1 if self._paused else self._settings.batches_out)
+
     def _rest(self, timeout: float) -> bool:
         """Wait for a call and serve it; say whether one came in so many seconds."""
-        self._resting_since = time.perf_counter()
+        self._rests_until = time.perf_counter() + timeout
         try:
             job = self._jobs.get(timeout=timeout)
         except queue.Empty:
             return False
         finally:
-            self._resting_since = None
+            self._rests_until = None
         job()
         return True
 
@@ -258,7 +264,7 @@ class PollThread:
         if self._is_loop_dead:
             return
         self.serve_callbacks()
-        if len(self._stash) == MAX_STASH and not self._is_held:
+        if len(self._stash) >= MAX_STASH and not self._is_held:
             self._hold()
 
     @property
@@ -276,7 +282,7 @@ class PollThread:
 
     def _take(self) -> None:
         self._batches_out -= 1
-        if self._is_held:
+        if self._is_held and self._has_room:  # or what has piled up couldn't leave yet
             self._is_held = False
             self._resume_client([tp for tp in self._owned if tp not in self._paused])
 

@@ -1,6 +1,6 @@
 """When a partition pauses and when it resumes.
 
-A partition is paused as long as the batches on their way could take it over its bound. It resumes when what can run
+A partition is paused as long as what is on its way could take it over its bound. It resumes when what can run
 has fallen to half of the bound: *what can run*, because records behind a stuck one would otherwise keep the
 rest of their partition waiting for ever. And it has to be an eighth of the bound away from its next pause, so
 that a buffer full of stuck records doesn't flap (each pause throws away what the client has fetched ahead).
@@ -18,6 +18,9 @@ import attrs
 MAX_BATCH = 1000
 """Records taken from the client at once: building them holds the GIL, 0.8 ms at 1,000."""
 
+PAUSED_BATCH = 250
+"""The same while a partition is paused, for records come faster then than they are handled."""
+
 READ_AHEAD = 750
 """Records of a partition that are enough, beside those in the workers' hands, ..."""
 
@@ -31,7 +34,7 @@ class FlowLimits:
 
     Attributes:
         max_records: it may have in memory.
-        max_bytes: of key and value it may have in memory, but for the batches on their way.
+        max_bytes: of key and value it may have in memory, but for what is on its way.
         read_ahead: records that are enough, if there are more than ``read_in_all`` of all partitions.
     """
 
@@ -41,14 +44,19 @@ class FlowLimits:
     read_in_all: int = READ_IN_ALL
 
     @property
+    def on_the_way(self) -> int:
+        """How many records may be on their way to the loop, so that the bound in records is never passed."""
+        return max(1, min(2 * MAX_BATCH, self.max_records // 4))
+
+    @property
     def batch_size(self) -> int:
-        """How many records may be fetched at once, so that the bound in records is never passed."""
-        return max(1, min(MAX_BATCH, self.max_records // 4))
+        """How many records may be fetched at once."""
+        return min(MAX_BATCH, self.on_the_way)
 
     @property
     def batches_out(self) -> int:
         """How many batches may be on their way to the loop; if two, the next is fetched while it works on one."""
-        return 2 if self.batch_size == MAX_BATCH else 1
+        return max(1, self.on_the_way // MAX_BATCH)
 
     def for_batches(self, size: int) -> FlowLimits:
         """The same for workers that take so many records of a partition at once."""
@@ -56,7 +64,7 @@ class FlowLimits:
 
     def is_full(self, records: int, size: int) -> bool:
         """Whether fetching has to pause, with so much buffered."""
-        return records + self.batches_out * self.batch_size > self.max_records or size >= self.max_bytes
+        return records + self.on_the_way > self.max_records or size >= self.max_bytes
 
     def is_enough(self, waiting: int) -> bool:
         """Whether fetching has to pause, with so many records for which workers are still to come."""

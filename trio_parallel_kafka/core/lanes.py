@@ -9,8 +9,8 @@ Rules
 - Groups (partitions) with ready lanes are served in turn, and the ready lanes of a group in turn, so neither
   a hot key nor a full partition starves another.
 - A key of ``None`` has no order: each such record is a lane of its own that no later record can find.
-- Where no record has an order, they are loose: a lane is made when one is taken, and goes on with the next. Loose
-  ones and ready lanes are served by turns.
+- Where no record has an order, they are loose: a lane is made when one is taken, and may go on with the next. Loose
+  ones and ready lanes of a group are served by turns.
 - A parked lane is an entry in its group's heap, and nothing else. A heap is bounded as the records buffered are: it
   never has more than two entries for each record that is stuck, though a lane that becomes ready early leaves its
   entry there.
@@ -65,7 +65,7 @@ class LaneScheduler(Generic[T]):
 
     @property
     def ready(self) -> int:
-        """How many lanes are ready, and may be handed out."""
+        """How many lanes and loose records may be handed out."""
         return 0 if self.is_held else sum([len(group.ready) + len(group.loose) for group in self._turn])
 
     def offer(self, group: LaneGroup[T], key: Hashable | None, item: T) -> Lane[T]:
@@ -176,16 +176,19 @@ class LaneScheduler(Generic[T]):
         if lane.behind:
             lane.head = lane.behind.popleft()
             return True
-        group = lane.group
-        if lane.key is not None:
-            if not group.is_closed:
-                del group.by_key[lane.key]
-        elif group.loose and lane.detour is None and not group.is_held:
-            lane.head = group.loose.popleft()
-            if not group.ready and not group.loose:
-                self._turn.remove(group)
-            return True
+        if lane.key is not None and not lane.group.is_closed:
+            del lane.group.by_key[lane.key]
         return False
+
+    def go_on(self, lane: Lane[T]) -> bool:
+        """A lane without a key is gone. ``True``: the next loose record of its group is in it now."""
+        group = lane.group
+        if not group.loose or group.is_held or lane.detour is not None:
+            return False
+        lane.head = group.loose.popleft()
+        if not group.is_ready:
+            self._turn.remove(group)
+        return True
 
     def put_back(self, lane: Lane[T]) -> None:
         """The caller stops before the head was started; others of the group go first."""

@@ -166,7 +166,8 @@ class Member(Generic[R]):
     def resume_if_low(self, assignment: Assignment[R], stuck: Iterable[Lane[R]] = ()) -> bool:
         """Say whether fetching of a partition goes on that was full; then ``stuck`` lanes' records aren't runnable."""
         if assignment.pause_reason == ENOUGH_READ:
-            return self._resume_if(assignment, may=self._runnable(assignment) <= assignment.low_mark)
+            is_full = self.limits.is_full(len(assignment.tracker), assignment.buffered_bytes)
+            return self._resume_if(assignment, may=self._runnable(assignment) <= assignment.low_mark and not is_full)
         if assignment.pause_reason != BUFFER_FULL:
             return False
         may = self.limits.may_resume(

@@ -157,9 +157,9 @@ class RecordVisits:
         self._at_work = worker
         while True:
             assignment: Assignment[Record] = lane.group.owner
-            lane.since = self._clock.now
             left = VISIT
             while True:
+                lane.since = self._clock.now
                 record = lane.head
                 if lane.detour is not None and error is None:
                     error = lane.error
@@ -212,7 +212,8 @@ class RecordVisits:
                 if error is not None:
                     await self._given_up.wait_after(error)
                     error = None
-                if not scheduler.advance(lane):
+                # Handlers that wait leave the next to a worker whose turn it is, maybe of another partition.
+                if not scheduler.advance(lane) and not (lane.key is None and worker.streak and scheduler.go_on(lane)):
                     break
                 if not left or worker.streak >= SLICE_CHECK or scheduler.is_held or lane.group.is_held:
                     scheduler.put_back(lane)

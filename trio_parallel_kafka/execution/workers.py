@@ -150,7 +150,8 @@ class WorkerPool:
     def notify(self) -> None:
         """Have the conditions of :meth:`wait_until` looked at again."""
         while self._watchers:
-            self._watchers.pop().set()
+            self._watchers[-1].set()
+            self._watchers.pop()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition on what the workers do."""

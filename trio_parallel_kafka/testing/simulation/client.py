@@ -337,7 +337,7 @@ class SimulatedClient:
                 await self.calls.serve()
             elif self._callbacks:
                 await self._callbacks.popleft()()
-            elif self._batches_out < self._most_batches_out and (messages := self._fetch()):
+            elif self._batches_out < (1 if self.paused else self._most_batches_out) and (messages := self._fetch()):
                 self._batches_out += 1
                 self._post(Fetched(messages, dict(self.owned), lambda: self.calls.tell("taken", None, self._taken)))
             else:
