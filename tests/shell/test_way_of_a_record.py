@@ -105,10 +105,11 @@ async def test_ordering_modes(autojump_clock: MockClock, world: World, ordering:
 async def test_partitions_by_turns_without_order(autojump_clock: MockClock, world: World) -> None:
     """Workers whose handlers wait take from another partition next, however much the first one has."""
     world.broker.add(P0, ["a"] * 100)
-    world.broker.add(P1, ["a"] * 4)
     handle = Handling(work=1.0)
-    async with world.consuming(handle, ordering="unordered", max_concurrency=2):
-        await trio.sleep(6.5)
+    async with world.consuming(handle, ordering="unordered", max_concurrency=2, shutdown_timeout=0.0):
+        await trio.sleep(1.5)
+        world.broker.add(P1, ["a"] * 4)
+        await trio.sleep(5)
         assert len(handle.offsets(P1)) == 4
 
 
