@@ -226,8 +226,8 @@ IN_CONTROL: Final = (
         "a partition's order is that of its keys only",
         "P2",
         "control/dispatcher.py",
-        "            return same(WHOLE_PARTITION)",
-        "            return member.deliver_all",
+        "[WHOLE_PARTITION] * len(records), offsets, records",
+        "_, offsets, records",
     ),
     Mutant(
         "the end of a log is taken for one further",
