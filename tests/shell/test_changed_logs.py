@@ -172,6 +172,20 @@ async def test_batch_of_the_tenure_before_is_dropped(autojump_clock: MockClock, 
         assert sorted(handle.offsets(P0)[-30:]) == list(range(30))
 
 
+async def test_what_is_said_of_a_position_after_its_partition_was_let_go(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """It may be let go while another message of the same batch is dealt with; then there is nothing to start again."""
+    world.broker.add(P0, [None] * 5)
+    handle = Handling()
+    async with world.consuming(handle) as pc:
+        await trio.sleep(2)
+        of_nobody = Message("others", 0, 3, error=error(ClientError._AUTO_OFFSET_RESET))
+        await pc._controller._take_error(of_nobody)
+        await trio.sleep(2)
+        assert of(pc, P0).position == 5
+
+
 async def test_commit_of_a_deleted_topic_is_not_used(
     autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

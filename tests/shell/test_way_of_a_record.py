@@ -109,7 +109,7 @@ async def test_partitions_by_turns_without_order(autojump_clock: MockClock, worl
     async with world.consuming(handle, ordering="unordered", max_concurrency=2, shutdown_timeout=0.0):
         await trio.sleep(1.5)
         world.broker.add(P1, ["a"] * 4)
-        await trio.sleep(5)
+        await trio.sleep(8)
         assert len(handle.offsets(P1)) == 4
 
 
