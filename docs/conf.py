@@ -13,6 +13,7 @@ copyright = author
 release = version = metadata.version(project)
 
 extensions = [
+    "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",  # after autodoc: it teaches it what is async
