@@ -150,7 +150,7 @@ class WorkerPool:
     def notify(self) -> None:
         """Have the conditions of :meth:`wait_until` looked at again."""
         while self._watchers:
-            self._watchers[-1].set()
+            self._watchers[-1].set()  # before it is forgotten, for Ctrl-C may strike in between
             self._watchers.pop()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
