@@ -2,312 +2,55 @@
 
 from __future__ import annotations
 
-import gc
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Generic, TypeAlias
 
-from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Message
 from typing_extensions import TypeVar
 
-Headers = tuple[tuple[str, bytes | None], ...]
+from trio_parallel_kafka import untyped_record
+from trio_parallel_kafka.untyped_record import (
+    Headers as Headers,
+    next_attempt as next_attempt,
+    shown_key as shown_key,
+    wrap as wrap,
+    wrap_all as wrap_all,
+)
+
 Raw: TypeAlias = bytes | None
 
 K_co = TypeVar("K_co", covariant=True, default=Raw)
 V_co = TypeVar("V_co", covariant=True, default=Raw)
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-Copied = TypeVar("Copied", bound="Record[Any, Any]")
 
+if TYPE_CHECKING:
 
-_TO_BE_FILLED: Final = str(object())
-"""The string with which a record is made whose fields are set afterwards: compiled, ``__new__`` calls ``__init__``."""
+    class Record(untyped_record.Record, Generic[K_co, V_co]):
+        """As type checkers see it."""
 
+        def __init__(
+            self: Record[Raw, Raw],
+            topic: str,
+            partition: int,
+            offset: int,
+            *,
+            key: bytes | None = None,
+            value: bytes | None = None,
+            headers: Headers = (),
+            timestamp: float | None = None,
+            attempt: int = 1,
+            assignment_epoch: int = 0,
+        ) -> None: ...
 
-class _Fetched(Protocol):
-    """A client's message that isn't an error, and so always has a place."""
+        @property
+        def key(self) -> K_co:
+            """The key, deserialised if that is configured; a raw ``None``: the record has none, and no order."""
 
-    def topic(self) -> str: ...
-    def partition(self) -> int: ...
-    def offset(self) -> int: ...
-    def key(self) -> bytes | None: ...
-    def value(self) -> bytes | None: ...
-    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
-    def set_headers(self, headers: list[tuple[str, bytes | None]]) -> None: ...
-    def timestamp(self) -> tuple[int, int]: ...
-    def __len__(self) -> int: ...
+        @property
+        def value(self) -> V_co:
+            """The value, deserialised if that is configured; a raw ``None``: a tombstone."""
 
+        def decoded(self, key: Key, value: Value) -> Record[Key, Value]:
+            """Give the same record with other objects for :attr:`key` and :attr:`value`."""
 
-class Record(Generic[K_co, V_co]):
-    """One Kafka record, read-only.
-
-    ``Record`` alone, or ``Record[bytes | None, bytes | None]``, is a raw one. With deserialisers configured, a handler
-    gets ``Record[K, V]``: :attr:`key` and :attr:`value` are what they made. The raw bytes are there all the same.
-
-    It reads the client's message on demand: building one costs a fraction of copying nine fields, and
-    headers cost only those who look at them. Build one by hand to call a handler in a test.
-
-    Args:
-        topic: the topic's name.
-        partition: the partition's number.
-        offset: the offset in the partition.
-        key: raw bytes, or ``None``.
-        value: raw bytes, or ``None`` (a tombstone).
-        headers: pairs of name and raw bytes or ``None``.
-        timestamp: seconds since 1970, or ``None``.
-        attempt: which attempt this is, from 1.
-        assignment_epoch: in which assignment of the partition the record was read.
-    """
-
-    __slots__ = ("_assignment_epoch", "_attempt", "_message", "_offset", "_received_at", "_size")
-
-    def __init__(
-        self: Record[Raw, Raw],
-        topic: str,
-        partition: int,
-        offset: int,
-        *,
-        key: bytes | None = None,
-        value: bytes | None = None,
-        headers: Headers = (),
-        timestamp: float | None = None,
-        attempt: int = 1,
-        assignment_epoch: int = 0,
-    ) -> None:
-        if topic is _TO_BE_FILLED:
-            return
-        stamp = (TIMESTAMP_NOT_AVAILABLE, 0)
-        if timestamp is not None:
-            stamp = (TIMESTAMP_CREATE_TIME, round(timestamp * 1000))
-        message = Message(
-            topic=topic,
-            partition=partition,
-            offset=offset,
-            key=key,
-            value=value,
-            headers=list(headers),
-            timestamp=stamp,
-        )
-        self._message = cast("_Fetched", message)
-        self._offset = offset
-        self._size = len(key or b"") + len(value or b"")
-        self._assignment_epoch = assignment_epoch
-        self._attempt = attempt
-        self._received_at = 0.0
-
-    @property
-    def topic(self) -> str:
-        """The topic's name."""
-        return self._message.topic()
-
-    @property
-    def partition(self) -> int:
-        """The partition's number."""
-        return self._message.partition()
-
-    @property
-    def offset(self) -> int:
-        """The offset in the partition."""
-        return self._offset
-
-    @property
-    def key(self) -> K_co:
-        """The key, deserialised if that is configured; a raw ``None``: the record has none, and no order."""
-        return self._message.key()  # type: ignore[return-value]  # raw; and a cast is a call
-
-    @property
-    def value(self) -> V_co:
-        """The value, deserialised if that is configured; a raw ``None``: a tombstone."""
-        return self._message.value()  # type: ignore[return-value]
-
-    @property
-    def raw_key(self) -> bytes | None:
-        """The key's bytes, whatever :attr:`key` is; they decide about order."""
-        return self._message.key()
-
-    @property
-    def raw_value(self) -> bytes | None:
-        """The value's bytes, whatever :attr:`value` is."""
-        return self._message.value()
-
-    @property
-    def headers(self) -> Headers:
-        """Pairs of name and raw bytes or ``None``, in the order produced; names may repeat.
-
-        A name that isn't UTF-8 is one character, U+FFFD: the client doesn't tell more of it.
-        """
-        try:
-            headers = _checked_headers(self._message)
-        except SystemError:
-            headers = _mended(self._message)
-        return tuple(headers or ())
-
-    @property
-    def timestamp(self) -> float | None:
-        """Seconds since 1970 as the producer or the broker stamped it, or ``None``."""
-        kind, milliseconds = self._message.timestamp()
-        return None if kind == TIMESTAMP_NOT_AVAILABLE or milliseconds == _NO_TIMESTAMP else milliseconds / 1000
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt at handling it this is in this assignment, from 1."""
-        return self._attempt
-
-    @property
-    def assignment_epoch(self) -> int:
-        """In which assignment of its partition the record was read; rises over the life of a consumer."""
-        return self._assignment_epoch
-
-    @property
-    def size(self) -> int:
-        """Bytes of the raw key and value: what counts towards ``max_buffered_bytes``."""
-        return self._size
-
-    @property
-    def received_at(self) -> float:
-        """When its batch came from the client, in :func:`trio.current_time` of the consumer's run."""
-        return self._received_at
-
-    def decoded(self, key: Key, value: Value) -> Record[Key, Value]:
-        """Give the same record with other objects for :attr:`key` and :attr:`value`.
-
-        For tests of handlers: this is what a handler gets if deserialisers made ``key`` and ``value``.
-        """
-        record: _Decoded[Key, Value] = _copied(self, _Decoded)
-        record._key = key
-        record._value = value
-        return record
-
-    def __reduce__(self) -> tuple[Callable[..., Record[Any, Any]], tuple[Any, ...]]:
-        message = self._message
-        place = (message.topic(), message.partition(), self._offset)
-        content = (message.key(), message.value(), list(self.headers) or None, message.timestamp())
-        return _rebuilt, (place, content, self._attempt, self._assignment_epoch, self._received_at)
-
-    def __repr__(self) -> str:
-        return (
-            f"<Record {self.topic}[{self.partition}]@{self.offset} key={shown_key(self.raw_key)} "
-            f"attempt={self._attempt} assignment_epoch={self._assignment_epoch}>"
-        )
-
-
-class _Decoded(Record[K_co, V_co]):
-    """A record whose key and value were deserialised."""
-
-    __slots__ = ("_key", "_value")
-
-    _key: K_co
-    _value: V_co
-
-    @property
-    def key(self) -> K_co:
-        return self._key
-
-    @property
-    def value(self) -> V_co:
-        return self._value
-
-    def __reduce__(self) -> tuple[Callable[..., Record[Any, Any]], tuple[Any, ...]]:
-        _, raw = super().__reduce__()
-        return _rebuilt_decoded, (self._key, self._value, *raw)
-
-
-# ruff: noqa: SLF001 - its second constructor
-def wrap(message: Message, assignment_epoch: int, received_at: float) -> Record:
-    """Make a record of a client's message that isn't an error."""
-    ((record,), _, _) = wrap_all((message,), assignment_epoch, received_at)
-    return record
-
-
-def wrap_all(
-    messages: Sequence[Message], assignment_epoch: int, received_at: float
-) -> tuple[list[Record], list[bytes | None], list[int]]:
-    """Make records of a client's messages, none of which is an error; give their raw keys and offsets beside them."""
-    records: list[Record] = []
-    keys: list[bytes | None] = []
-    offsets: list[int] = []
-    fetched: _Fetched
-    for fetched in messages:  # type: ignore[assignment]  # no errors, so they have places
-        record = _new(Record, _TO_BE_FILLED, 0, 0)
-        key = fetched.key()
-        offset = fetched.offset()
-        record._message = fetched
-        record._assignment_epoch = assignment_epoch
-        record._attempt = 1
-        record._offset = offset
-        record._size = len(fetched) if key is None else len(fetched) + len(key)
-        record._received_at = received_at
-        records.append(record)
-        keys.append(key)
-        offsets.append(offset)
-    return records, keys, offsets
-
-
-def next_attempt(record: Record) -> Record:
-    """Make the record of the attempt after this one's."""
-    again: Record = _copied(record, Record)
-    again._attempt = record._attempt + 1
-    return again
-
-
-def _rebuilt(
-    place: tuple[str, int, int], content: Any, attempt: int, assignment_epoch: int, received_at: float
-) -> Record:
-    """What a pickle of a record calls."""
-    topic, partition, offset = place
-    key, value, headers, timestamp = content
-    message = Message(
-        topic=topic, partition=partition, offset=offset, key=key, value=value, headers=headers, timestamp=timestamp
-    )
-    record = wrap(message, assignment_epoch, received_at)
-    record._attempt = attempt
-    return record
-
-
-def _rebuilt_decoded(key: Any, value: Any, *raw: Any) -> Record[Any, Any]:
-    return _rebuilt(*raw).decoded(key, value)
-
-
-def _mended(message: _Fetched) -> list[tuple[str, bytes | None]]:
-    """The headers of a message with names that aren't UTF-8, which from now on can be read.
-
-    Having failed once, the client hands out pairs without a name, and whoever touches that brings the process down.
-    What else is in a pair can be asked of the garbage collector.
-    """
-    headers: list[tuple[str, bytes | None]] = []
-    pairs: Any = message.headers()  # compiled code would touch the names of pairs
-    for pair in pairs or ():
-        parts = gc.get_referents(pair)
-        name = next((part for part in parts if isinstance(part, str)), "\ufffd")
-        headers.append((name, next((part for part in parts if isinstance(part, bytes)), None)))
-    message.set_headers(headers)
-    return headers
-
-
-def _copied(record: Record[Any, Any], kind: type[Copied]) -> Copied:
-    copied: Copied = kind.__new__(kind, _TO_BE_FILLED, 0, 0)  # type: ignore[call-arg]  # compiled, it takes those
-    copied._message = record._message
-    copied._assignment_epoch = record._assignment_epoch
-    copied._attempt = record._attempt
-    copied._offset = record._offset
-    copied._size = record._size
-    copied._received_at = record._received_at
-    return copied
-
-
-def shown_key(key: bytes | None) -> str:
-    """A raw key as messages show it: short, whatever it is."""
-    if key is None or len(key) <= _SHOWN:
-        return repr(key)
-    return f"{key[:_SHOWN]!r}... ({len(key)} bytes)"
-
-
-_SHOWN: Final = 100
-_checked_headers: Final[Callable[[_Fetched], list[tuple[str, bytes | None]] | None]] = operator.methodcaller("headers")
-"""The client's own, but for names that aren't UTF-8: there it returns headers and sets an exception at the same time,
-which a plain call notices or not. Called like this, it always is a :exc:`SystemError`."""
-
-_NO_TIMESTAMP: Final = -1
-"""What a record holds whose producer gave it none; the client hands it on as if it were one."""
-
-_new: Final[Callable[..., Record]] = Record.__new__
+else:
+    Record = untyped_record.Record

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import tomllib
+import weakref
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import files, metadata
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Final
 import pytest
 
 import trio_parallel_kafka as package
+from trio_parallel_kafka import Record
 from trio_parallel_kafka.core.lanes import LaneScheduler
 from trio_parallel_kafka.core.tracker import OffsetTracker
 from trio_parallel_kafka.execution.visits import RecordVisits
@@ -55,6 +58,17 @@ def test_nothing_else_is_compiled() -> None:
 def test_a_method_is_no_bytecode(method: object) -> None:
     """There is no code object for the interpreter to run."""
     assert not hasattr(method, "__code__")
+
+
+def test_what_the_garbage_collector_looks_at() -> None:
+    """Not at records, of which thousands wait; but at what deserialisers made of one, which may refer to it."""
+    assert not gc.is_tracked(Record("orders", 0, 1))
+    value: set[object] = set()
+    value.add(Record("orders", 0, 1).decoded("k", value))
+    gone = weakref.ref(value)
+    del value
+    gc.collect()
+    assert gone() is None
 
 
 def test_nothing_more_is_needed() -> None:

@@ -27,9 +27,19 @@ WIDE = FlowLimits(max_records=1000, max_bytes=10**6)
 class Item:
     """A record, as far as the core looks at it."""
 
-    offset: int
-    size: int = 1
+    _offset: int
+    _size: int = 1
     attempt: int = 1
+
+    @property
+    def offset(self) -> int:
+        """Of the record."""
+        return self._offset
+
+    @property
+    def size(self) -> int:
+        """Of the record, in bytes."""
+        return self._size
 
 
 def new_member(limits: FlowLimits = WIDE) -> Member[Item]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, Producer
 from embedded.kit import Handled, configured, handle_all
 
 from trio_parallel_kafka import Record
-from trio_parallel_kafka.record import _TO_BE_FILLED, next_attempt, wrap
+from trio_parallel_kafka.record import next_attempt, wrap
 from trio_parallel_kafka.testing import EmbeddedBroker
+from trio_parallel_kafka.untyped_record import _TO_BE_FILLED
 
 PUBLIC = (
     *("topic", "partition", "offset", "key", "value", "raw_key", "raw_value", "headers", "timestamp"),
@@ -159,3 +160,6 @@ def test_the_next_attempt() -> None:
 def test_a_generic_class() -> None:
     """A record's type takes those of key and value; one left out is that of raw bytes."""
     assert Record[int] == Record[int, bytes | None]
+    assert get_origin(Record[int, str]) is Record
+    with pytest.raises(TypeError, match="two types"):
+        Record[int, str, float]  # type: ignore[misc]

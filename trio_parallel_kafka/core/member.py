@@ -97,7 +97,7 @@ class Member(Generic[R]):
         new = assignment.seen_all(offsets, records)
         if len(new) < len(records):
             key_of = dict(zip(offsets, keys, strict=True))
-            keys = [key_of[record.offset] for record in new]
+            keys = [key_of[record._offset] for record in new]  # noqa: SLF001 - a field of Tracked
         self.lanes.offer_all(assignment.lanes, keys, new)
         return len(new)
 
