@@ -8,9 +8,9 @@ from typing import Final
 
 import attrs
 
-from benchmarks.bars import Verdict
+from benchmarks.bars import Verdict, judge
 from benchmarks.job import Latencies, Outcome
-from benchmarks.results import Measure, Results, cpu, rate, warm_rate
+from benchmarks.results import Measure, Results, cpu, of_compiled, rate, warm_rate
 from benchmarks.scenarios import Scenario
 
 Show = Callable[[float], str]
@@ -97,6 +97,7 @@ def report(
         remarks: what a reader has to know besides.
         plots: titles of pictures, by their files.
     """
+    compiled = [each for each in judge(of_compiled(results)) if each.figures]
     parts = [
         "# Benchmarks",
         ABOUT,
@@ -104,6 +105,7 @@ def report(
         _items(machine),
         "## Bars",
         _bars(verdicts),
+        *(["### The same with the compiled wheel", _bars(compiled)] if compiled else []),
         *(_scenario(results, each) for each in scenarios if any(m.scenario == each.name for m in results.measured)),
         *(["## Pictures", *(f"![{title}]({file})" for file, title in plots.items())] if plots else []),
         "## Versions and settings",

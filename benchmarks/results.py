@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from benchmarks.job import Outcome, dump_outcome
-from benchmarks.scenarios import Run
+from benchmarks.scenarios import COMPILED, OWN, Run
 
 Measure = Callable[[Outcome], float]
 
@@ -65,6 +65,16 @@ class Results:
         found = [self.by_round(scenario, run) for run in runs]
         rounds = sorted(set.intersection(*map(set, found)))
         return [tuple(each[number] for each in found) for number in rounds]
+
+
+def of_compiled(results: Results) -> Results:
+    """What the compiled wheel did, as if it were this library's one wheel, beside what others did."""
+    mine = [each for each in results.measured if each.run.startswith(OWN)]
+    others = [each for each in results.measured if each not in mine]
+    compiled = [
+        attrs.evolve(each, run=each.run.replace(COMPILED, OWN, 1)) for each in mine if each.run.startswith(COMPILED)
+    ]
+    return Results([*others, *compiled])
 
 
 def problem_of(run: Run, outcome: Outcome) -> str:

@@ -116,6 +116,8 @@ ASKING: Final = f"{OWN}, asking a server"
 BARE_ASKING: Final = f"{BARE}, asking a server"
 BURNING: Final = f"{OWN}, a busy loop"
 HEARTBEAT: Final = f"{OWN}, beside a heartbeat"
+COMPILED_HEARTBEAT: Final = f"{COMPILED}, beside a heartbeat"
+FROZEN_HEARTBEAT: Final = f"{HEARTBEAT}, after gc.freeze()"
 HUNG: Final = f"{OWN}, all above a hung record"
 
 NO_OP: Final = Scenario(
@@ -166,7 +168,7 @@ WAITING: Final = Scenario(
     title="Handlers that sleep 5 ms: 256 at once, 1,000 keys",
     quick_rounds=2,
     runs=(
-        *_waiting(0.005, SOME, 256, JAVA, AIOKAFKA),
+        *_waiting(0.005, SOME, 256, COMPILED, JAVA, AIOKAFKA),
         Run(name=TWO_MEMBERS, system=MEMBERS, load=SOME, delay=0.005, options={"members": 2}),
     ),
 )
@@ -175,7 +177,7 @@ BRIEF: Final = Scenario(
     name="0.1-ms",
     title="Handlers that sleep 0.1 ms: 256 at once, 1,000 keys",
     quick_rounds=2,
-    runs=_waiting(0.0001, SOME, 256, JAVA, AIOKAFKA),
+    runs=_waiting(0.0001, SOME, 256, COMPILED, JAVA, AIOKAFKA),
 )
 
 SOME_UNIQUE: Final = attrs.evolve(SOME, keys=0)
@@ -184,14 +186,14 @@ THOUSAND: Final = Scenario(
     name="1000-at-once",
     title="Handlers that sleep 5 ms: 1,000 at once, all keys unique",
     quick_rounds=1,
-    runs=_waiting(0.005, SOME_UNIQUE, 1_000),
+    runs=_waiting(0.005, SOME_UNIQUE, 1_000, COMPILED),
 )
 
 TEN_THOUSAND: Final = Scenario(
     name="10000-at-once",
     title="Handlers that sleep 5 ms: 10,000 at once, all keys unique",
     quick_rounds=1,
-    runs=_waiting(0.005, attrs.evolve(SOME_UNIQUE, count=120_000), 10_000),
+    runs=_waiting(0.005, attrs.evolve(SOME_UNIQUE, count=120_000), 10_000, COMPILED),
 )
 
 FEW: Final = Scenario(
@@ -207,15 +209,15 @@ THREE_PARTITIONS: Final = Scenario(
     quick_rounds=1,
     runs=(
         *_waiting(0.01, Load(1_000, 3, 10_000), 30, JAVA),
-        Run(name=ASKING, system=OWN, load=Load(1_000, 3, 10_000), concurrency=30, asks=True),
-        Run(name=BARE_ASKING, system=BARE, load=Load(1_000, 3, 10_000), concurrency=30, asks=True),
+        Run(name=ASKING, system=OWN, load=Load(1_000, 3, 20_000), concurrency=30, asks=True, guess=11),
+        Run(name=BARE_ASKING, system=BARE, load=Load(1_000, 3, 20_000), concurrency=30, asks=True, guess=9),
     ),
 )
 
 
 def _latency(name: str, system: str, **options: bool) -> Run:
     load = Load(1_000, 16, 0)
-    return Run(name=name, system=system, load=load, seconds=6, warm_up=5, rate=1_000, options=options, guess=14)
+    return Run(name=name, system=system, load=load, seconds=5, warm_up=4, rate=1_000, options=options, guess=12)
 
 
 LATENCY: Final = Scenario(
@@ -232,6 +234,8 @@ UPKEEP: Final = Scenario(
     quick_rounds=1,
     runs=(
         Run(name=HEARTBEAT, system=OWN, load=MILLION, options={"heartbeat": True}, guess=8),
+        Run(name=COMPILED_HEARTBEAT, system=COMPILED, load=MILLION, options={"heartbeat": True}, guess=8),
+        Run(name=FROZEN_HEARTBEAT, system=OWN, load=MILLION, options={"heartbeat": True, "freeze": True}, guess=8),
         Run(name=IDLE, system=IDLE, load=Load(1_000, 16, 0), seconds=10, guess=16),
     ),
 )
@@ -249,9 +253,9 @@ def with_partitions(count: int) -> str:
     return f"{OWN}, {count:,} partition{'s' if count > 1 else ''}"
 
 
-def with_keys(count: int) -> str:
+def with_keys(count: int, system: str = OWN) -> str:
     """The name of the run with so many."""
-    return f"{OWN}, {count:,} keys"
+    return f"{system}, {count:,} keys"
 
 
 def with_values(system: str, size: int) -> str:
@@ -274,7 +278,9 @@ GROWTH: Final = (
         title="Growth: handlers that do nothing, more and more keys in 16 partitions",
         rounds=GROWTH_ROUNDS,
         runs=tuple(
-            Run(name=with_keys(each), system=OWN, load=Load(each, 16, GROWTH_COUNT), guess=4) for each in KEY_STEPS
+            Run(name=with_keys(each, system), system=system, load=Load(each, 16, GROWTH_COUNT), guess=4)
+            for each in KEY_STEPS
+            for system in (OWN, COMPILED)
         ),
     ),
     Scenario(

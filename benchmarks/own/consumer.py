@@ -2,11 +2,13 @@
 
 Options, all off by default: ``heartbeat`` (a task sleeps 1 ms again and again, and notes how late it ever was),
 ``burn`` (a task keeps the loop busy in slices of 2 ms, half of the time), ``hang`` (the first record of partition 0
-hangs until all others are handled), ``config`` (further fields of the configuration).
+hangs until all others are handled), ``freeze`` (the garbage collector doesn't look at what was imported), ``config``
+(further fields of the configuration).
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from typing import Final
@@ -54,6 +56,9 @@ async def burn() -> None:
 
 async def consume(job: Job) -> Outcome:
     """Handle all that the job names."""
+    if job.options.get("freeze"):
+        gc.collect()
+        gc.freeze()
     over = trio.Event()
     hanging = 1 if job.options.get("hang") else 0
     checker = Checker(job, over.set, job.count - hanging)

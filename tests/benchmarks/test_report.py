@@ -46,6 +46,29 @@ def test_rates_and_verdicts() -> None:
     assert "![A plot](a.svg)" in text
 
 
+def test_the_compiled_wheel_has_its_own_bars() -> None:
+    """Those for which it was measured; this library's other runs are none of its."""
+    fast, slow = at_rate(900), at_rate(700)
+    found = results(
+        {
+            ("5-ms", sc.OWN): [slow],
+            ("5-ms", sc.COMPILED): [fast],
+            ("5-ms", sc.BARE): [at_rate(1_000)],
+            ("no-op", sc.COMPILED): [fast],
+            ("no-op", sc.UNORDERED): [slow],
+            ("no-op", sc.COMPILED_UNIQUE_KEYS): [attrs.evolve(slow, figures={"grown_mb": 1.0})],
+        }
+    )
+    pure, compiled = _report(found).split("### The same with the compiled wheel")
+    assert "| 5 ms, 256 at once: rate beside bare Trio tasks | ≥ 0.8 | 0.70 |" in pure
+    assert "| 5 ms, 256 at once: rate beside bare Trio tasks | ≥ 0.8 | 0.90 |" in compiled
+    assert "| no-op: rate with unique keys beside 1,000 keys | ≥ 0.75 | 0.78 |" in compiled
+    bars, *_ = compiled.split("## ")
+    assert "unordered" not in bars
+    assert "not measured" not in bars
+    assert "### The same" not in _report(results({("no-op", sc.OWN): [fast], ("no-op", sc.UNORDERED): [fast]}))
+
+
 def test_what_is_short_stands_out() -> None:
     """A bar that isn't reached is marked."""
     found = results({("5-ms", sc.OWN): [at_rate(500)], ("5-ms", sc.BARE): [at_rate(1_000)]})
