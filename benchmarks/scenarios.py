@@ -10,6 +10,7 @@ import attrs
 OWN: Final = "this library"
 COMPILED: Final = "this library, compiled"
 MEMBERS: Final = "this library, members"
+COMPILED_MEMBERS: Final = "this library, compiled, members"
 IDLE: Final = "this library, idle"
 CLIENT: Final = "the client alone"
 BARE: Final = "bare Trio tasks"
@@ -111,6 +112,7 @@ COMPILED_UNIQUE_KEYS: Final = f"{COMPILED}, all keys unique"
 UNORDERED: Final = f"{OWN}, unordered"
 PARTITION_ORDER: Final = f"{OWN}, partition order"
 TWO_MEMBERS: Final = f"{OWN}, 2 members"
+TWO_COMPILED_MEMBERS: Final = f"{COMPILED}, 2 members"
 IN_BATCHES: Final = f"{JAVA}, batches of 100"
 ASKING: Final = f"{OWN}, asking a server"
 BARE_ASKING: Final = f"{BARE}, asking a server"
@@ -170,6 +172,7 @@ WAITING: Final = Scenario(
     runs=(
         *_waiting(0.005, SOME, 256, COMPILED, JAVA, AIOKAFKA),
         Run(name=TWO_MEMBERS, system=MEMBERS, load=SOME, delay=0.005, options={"members": 2}),
+        Run(name=TWO_COMPILED_MEMBERS, system=COMPILED_MEMBERS, load=SOME, delay=0.005, options={"members": 2}),
     ),
 )
 

@@ -33,11 +33,9 @@ _MODULES: Final[Mapping[str, str]] = MappingProxyType(
 
 _COMPILED_MODULE: Final = "trio_parallel_kafka.core.lanes"
 
-_AS_INSTALLED: Final = (
-    "import runpy, sys, trio_parallel_kafka; sys.path.insert(0, ''); "
-    f"runpy.run_module({_MODULES[sc.OWN]!r}, run_name='__main__')"
+_OF_COMPILED: Final[Mapping[str, str]] = MappingProxyType(
+    {sc.COMPILED: sc.OWN, sc.COMPILED_MEMBERS: sc.MEMBERS},
 )
-"""The package before the working directory is in the path, which has its sources, too."""
 
 _NEEDED: Final[Mapping[str, str]] = MappingProxyType({sc.AIOKAFKA: "aiokafka"})
 
@@ -57,8 +55,8 @@ def command_of(system: str, pythons: Mapping[str, Path | None]) -> list[str]:
             return java.command_line()
         except java.UnavailableError as error:
             raise UnavailableError(str(error)) from error
-    if system == sc.COMPILED:
-        return [_with_compiled(pythons.get(system)), "-P", "-c", _AS_INSTALLED]
+    if system in _OF_COMPILED:
+        return as_installed(_with_compiled(pythons.get(sc.COMPILED)), _MODULES[_OF_COMPILED[system]])
     module = _MODULES[system]
     if system == sc.PYRALLEL:
         return [_with_pyrallel(pythons.get(system)), "-m", module]
@@ -66,6 +64,18 @@ def command_of(system: str, pythons: Mapping[str, Path | None]) -> list[str]:
     if needed and importlib.util.find_spec(needed) is None:
         raise UnavailableError(f"{needed} isn't installed")
     return [sys.executable, "-m", module]
+
+
+def as_installed(python: str, module: str) -> list[str]:
+    """The command line of a module that uses the package which an interpreter has.
+
+    The package is imported before the working directory is in the path, which has its sources, too.
+    """
+    program = (
+        "import runpy, sys, trio_parallel_kafka; sys.path.insert(0, ''); "
+        f"runpy.run_module({module!r}, run_name='__main__')"
+    )
+    return [python, "-P", "-c", program]
 
 
 def _with_pyrallel(python: Path | None) -> str:

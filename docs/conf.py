@@ -54,7 +54,7 @@ _OUTSIDE = (
 # Type variables, which are documented nowhere.
 _VARIABLES = (
     r"trio_parallel_kafka\."
-    r"(record\.(K_co|V_co|Key|Value)|serialization\.(Given|Made)|testing\.(simulation\.scheduling\.T|watching\.Handler))"
+    r"(serialization\.(Given|Made)|testing\.(simulation\.scheduling\.T|watching\.Handler))"
 )
 # Aliases of types, which attrs hands on as they are written.
 _ALIASES = r"PropertyValue|Serializer"

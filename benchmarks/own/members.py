@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from benchmarks.job import Job, Outcome, dump_job, load_job, load_outcome, print_outcome
 from benchmarks.own.samples import Sample, combined, sample_of
+from benchmarks.systems import as_installed
 
 
 class Member:
@@ -50,7 +51,7 @@ class Member:
 async def run_members(job: Job) -> Outcome:
     """Run them until all records are handled."""
     members = [Member() for _ in range(job.options["members"])]
-    command = [sys.executable, "-m", "benchmarks.own.member", dump_job(job)]
+    command = [*as_installed(sys.executable, "benchmarks.own.member"), dump_job(job)]
     async with trio.open_nursery() as nursery:
         run = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         processes: list[trio.Process] = [await nursery.start(run) for _ in members]

@@ -23,8 +23,9 @@ def test_what_no_interpreter_was_given_for_is_left_out(system: str, reason: str)
 
 def test_the_pure_package_doesnt_pass_for_the_compiled_one() -> None:
     """An interpreter that has only the sources is refused."""
-    with pytest.raises(UnavailableError, match="doesn't have the compiled wheel: AssertionError"):
-        command_of(sc.COMPILED, {sc.COMPILED: Path(sys.executable)})
+    for system in (sc.COMPILED, sc.COMPILED_MEMBERS):
+        with pytest.raises(UnavailableError, match="doesn't have the compiled wheel: AssertionError"):
+            command_of(system, {sc.COMPILED: Path(sys.executable)})
 
 
 def test_the_installed_package_is_run_and_not_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
