@@ -1,8 +1,8 @@
 """What a record is when it runs.
 
-It is no generic class: compiled, such a one is larger by half, and nothing that derives from ``Generic`` can do without
-the garbage collector, which looks at every record that waits. For type checkers :mod:`trio_parallel_kafka.record` says
-what :attr:`Record.key` and :attr:`Record.value` are.
+It is no generic class: compiled, what derives from ``Generic`` has room for a ``__dict__``, and can't do without the
+garbage collector, which looks at every record that waits. For type checkers :mod:`trio_parallel_kafka.record` says what
+:attr:`Record.key` and :attr:`Record.value` are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[str, bytes | None], ...]
 
 Copied = TypeVar("Copied", bound="Record")
-
 
 _TO_BE_FILLED: Final = str(object())
 """The string with which a record is made whose fields are set afterwards: compiled, ``__new__`` calls ``__init__``."""
