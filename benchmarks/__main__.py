@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
-from benchmarks.bars import judge
+from benchmarks.bars import Verdict, judge, judge_compiled
 from benchmarks.broker import cluster
 from benchmarks.plots import draw_all
 from benchmarks.report import report
@@ -70,31 +71,34 @@ def write_report(folder: Path, results: Results, scenarios: Sequence[Scenario], 
     folder.mkdir(parents=True, exist_ok=True)
     where = {"measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **machine.describe()}
     verdicts = judge(results)
+    compiled = judge_compiled(results)
     raw = {
         "machine": where,
         "remarks": list(remarks),
-        "bars": [
-            {
-                "bar": each.bar.number,
-                "what": each.bar.title,
-                "wanted": each.bar.wanted,
-                "at_least": each.bar.at_least,
-                "figures": list(each.figures),
-                "cpu": list(each.cpu),
-                "verdict": each.word,
-            }
-            for each in verdicts
-        ],
+        "bars": list(map(_plain, verdicts)),
+        "bars_of_compiled": list(map(_plain, compiled)),
         "measured": [each.as_mapping() for each in results.measured],
     }
     (folder / "results.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
     pictures = draw_all(results, folder)
-    text = report(results, scenarios, verdicts, machine=where, remarks=remarks, plots=pictures)
+    text = report(results, scenarios, verdicts, compiled, machine=where, remarks=remarks, plots=pictures)
     (folder / "report.md").write_text(text, encoding="utf-8")
     for each in verdicts:
         if each.figure is not None:
             print(f"{each.word:8} {each.figure:10,.2f} {each.bar.unit:4} {each.bar.title}")
     print(f"the report is in {folder}", flush=True)
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "bar": verdict.bar.number,
+        "what": verdict.bar.title,
+        "wanted": verdict.bar.wanted,
+        "at_least": verdict.bar.at_least,
+        "figures": list(verdict.figures),
+        "cpu": list(verdict.cpu),
+        "verdict": verdict.word,
+    }
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import attrs
 
 from benchmarks import scenarios as sc
 from benchmarks.job import Latencies, Outcome
-from benchmarks.results import Measure, Results, cpu, rate, warm_rate
+from benchmarks.results import Measure, Results, cpu, of_compiled, rate, warm_rate
 
 Figures = Callable[[Results], Sequence[float]]
 
@@ -69,6 +69,11 @@ class Verdict:
 def judge(results: Results) -> list[Verdict]:
     """Judge all bars."""
     return [Verdict(bar, bar.figures(results), bar.cpu(results) if bar.cpu else ()) for bar in BARS]
+
+
+def judge_compiled(results: Results) -> list[Verdict]:
+    """Judge the compiled wheel in the pure one's place, where it was measured and counts."""
+    return [each for each in judge(of_compiled(results)) if each.figures]
 
 
 def ratio(scenario: str, run: str, beside: str, measure: Measure) -> Figures:

@@ -8,9 +8,9 @@ from typing import Final
 
 import attrs
 
-from benchmarks.bars import Verdict, judge
+from benchmarks.bars import Verdict
 from benchmarks.job import Latencies, Outcome
-from benchmarks.results import Measure, Results, cpu, of_compiled, rate, warm_rate
+from benchmarks.results import Measure, Results, cpu, rate, warm_rate
 from benchmarks.scenarios import Scenario
 
 Show = Callable[[float], str]
@@ -62,6 +62,9 @@ All systems ran on one machine, the broker on it too, each in a process of its o
 order rotates. A ratio is taken within a round. Figures are medians, with the lowest and the highest in brackets. Each
 program checked its own order and completeness; what failed that doesn't count."""
 
+ABOUT_COMPILED: Final = """\
+Its runs in the place of the pure wheel's; bars for which there are none, or none that count, are left out."""
+
 COLUMNS: Final = (
     Column("records/s", rate, _whole, _counts),
     Column("second half", warm_rate, _whole, lambda each: _counts(each) and bool(each.warm_records)),
@@ -82,6 +85,7 @@ def report(
     results: Results,
     scenarios: Sequence[Scenario],
     verdicts: Sequence[Verdict],
+    compiled: Sequence[Verdict],
     *,
     machine: Mapping[str, str],
     remarks: Sequence[str],
@@ -93,11 +97,11 @@ def report(
         results: what was measured.
         scenarios: what was to be.
         verdicts: on the bars.
+        compiled: the same on the compiled wheel, where it was measured and counts.
         machine: what was measured on, by name.
         remarks: what a reader has to know besides.
         plots: titles of pictures, by their files.
     """
-    compiled = [each for each in judge(of_compiled(results)) if each.figures]
     parts = [
         "# Benchmarks",
         ABOUT,
@@ -105,7 +109,7 @@ def report(
         _items(machine),
         "## Bars",
         _bars(verdicts),
-        *(["### The same with the compiled wheel", _bars(compiled)] if compiled else []),
+        *(["### The compiled wheel", ABOUT_COMPILED, _bars(compiled)] if compiled else []),
         *(_scenario(results, each) for each in scenarios if any(m.scenario == each.name for m in results.measured)),
         *(["## Pictures", *(f"![{title}]({file})" for file, title in plots.items())] if plots else []),
         "## Versions and settings",

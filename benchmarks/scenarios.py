@@ -136,10 +136,19 @@ NO_OP: Final = Scenario(
         Run(name=PARTITION_ORDER, system=OWN, load=MILLION, ordering="partition", guess=8),
         Run(name=CLIENT, system=CLIENT, load=MILLION, guess=3),
         Run(name=JAVA, system=JAVA, load=MILLION, guess=20),
-        Run(name=IN_BATCHES, system=JAVA, load=MILLION, options={"batch_size": 100}, guess=14),
         Run(name=AIOKAFKA, system=AIOKAFKA, load=attrs.evolve(MILLION, count=200_000)),
         Run(name=BY_HAND, system=BY_HAND, load=attrs.evolve(MILLION, count=100_000), guess=8),
         Run(name=PYRALLEL, system=PYRALLEL, load=attrs.evolve(MILLION, count=20_000), guess=14),
+    ),
+)
+
+BATCHES: Final = Scenario(
+    name="no-op-batches",
+    title="Handlers that do nothing, beside one that gets batches of 100: 16 partitions, 1,000 keys",
+    rounds=3,
+    runs=(
+        Run(name=OWN, system=OWN, load=MILLION, guess=8),
+        Run(name=IN_BATCHES, system=JAVA, load=MILLION, options={"batch_size": 100}, guess=14),
     ),
 )
 
@@ -180,7 +189,7 @@ BRIEF: Final = Scenario(
     name="0.1-ms",
     title="Handlers that sleep 0.1 ms: 256 at once, 1,000 keys",
     quick_rounds=2,
-    runs=_waiting(0.0001, SOME, 256, COMPILED, JAVA, AIOKAFKA),
+    runs=_waiting(0.0001, SOME, 256, JAVA, AIOKAFKA),
 )
 
 SOME_UNIQUE: Final = attrs.evolve(SOME, keys=0)
@@ -212,8 +221,8 @@ THREE_PARTITIONS: Final = Scenario(
     quick_rounds=1,
     runs=(
         *_waiting(0.01, Load(1_000, 3, 10_000), 30, JAVA),
-        Run(name=ASKING, system=OWN, load=Load(1_000, 3, 20_000), concurrency=30, asks=True, guess=11),
-        Run(name=BARE_ASKING, system=BARE, load=Load(1_000, 3, 20_000), concurrency=30, asks=True, guess=9),
+        Run(name=ASKING, system=OWN, load=Load(1_000, 3, 10_000), concurrency=30, asks=True),
+        Run(name=BARE_ASKING, system=BARE, load=Load(1_000, 3, 10_000), concurrency=30, asks=True),
     ),
 )
 
@@ -256,9 +265,9 @@ def with_partitions(count: int) -> str:
     return f"{OWN}, {count:,} partition{'s' if count > 1 else ''}"
 
 
-def with_keys(count: int, system: str = OWN) -> str:
+def with_keys(count: int) -> str:
     """The name of the run with so many."""
-    return f"{system}, {count:,} keys"
+    return f"{OWN}, {count:,} keys"
 
 
 def with_values(system: str, size: int) -> str:
@@ -281,9 +290,7 @@ GROWTH: Final = (
         title="Growth: handlers that do nothing, more and more keys in 16 partitions",
         rounds=GROWTH_ROUNDS,
         runs=tuple(
-            Run(name=with_keys(each, system), system=system, load=Load(each, 16, GROWTH_COUNT), guess=4)
-            for each in KEY_STEPS
-            for system in (OWN, COMPILED)
+            Run(name=with_keys(each), system=OWN, load=Load(each, 16, GROWTH_COUNT), guess=4) for each in KEY_STEPS
         ),
     ),
     Scenario(
@@ -309,6 +316,7 @@ GROWTH: Final = (
 
 SCENARIOS: Final = (
     NO_OP,
+    BATCHES,
     PEERS_UNIQUE,
     WAITING,
     BRIEF,

@@ -54,3 +54,4 @@ if TYPE_CHECKING:
 
 else:
     Record = untyped_record.Record
+    Record.__module__ = __name__

@@ -42,7 +42,7 @@ class _Fetched(Protocol):
     def __len__(self) -> int: ...
 
 
-@mypyc_attr(acyclic=True)  # nothing that it holds can refer to it
+@mypyc_attr(acyclic=True)  # nothing that the client hands out can refer to it
 class Record:
     """One Kafka record, read-only.
 
@@ -101,7 +101,8 @@ class Record:
         self._received_at = 0.0
 
     def __class_getitem__(cls, types: Any) -> GenericAlias:
-        given = types if isinstance(types, tuple) else (types,)
+        parts = types if isinstance(types, tuple) else (types,)
+        given = tuple([type(None) if each is None else each for each in parts])
         if len(given) > len(_RAW):
             message = f"a record has two types, of key and value, not {len(given)}"
             raise TypeError(message)

@@ -51,7 +51,9 @@ class Member:
 async def run_members(job: Job) -> Outcome:
     """Run them until all records are handled."""
     members = [Member() for _ in range(job.options["members"])]
-    command = [*as_installed(sys.executable, "benchmarks.own.member"), dump_job(job)]
+    module = "benchmarks.own.member"
+    program = as_installed(sys.executable, module) if sys.flags.safe_path else [sys.executable, "-m", module]
+    command = [*program, dump_job(job)]
     async with trio.open_nursery() as nursery:
         run = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         processes: list[trio.Process] = [await nursery.start(run) for _ in members]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, get_origin
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 import pytest
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, Producer
@@ -161,5 +162,7 @@ def test_a_generic_class() -> None:
     """A record's type takes those of key and value; one left out is that of raw bytes."""
     assert Record[int] == Record[int, bytes | None]
     assert get_origin(Record[int, str]) is Record
+    assert get_args(Record[None, int]) == (NoneType, int)
+    assert f"{Record[int, str]}" == "trio_parallel_kafka.record.Record[int, str]"
     with pytest.raises(TypeError, match="two types"):
         Record[int, str, float]  # type: ignore[misc]

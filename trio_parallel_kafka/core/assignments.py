@@ -63,7 +63,7 @@ class TransitionError(Exception):  # no RuntimeError: mypyc compiles no class of
 class Tracked(Protocol):
     """What the core needs to know of a record.
 
-    These are fields: on Python 3.11 a property that calls a function takes as long as all else that a completion does.
+    These are fields, private or not: on Python 3.11 a property takes as long as all else that a completion does.
     """
 
     @property
@@ -77,7 +77,6 @@ class Tracked(Protocol):
 R = TypeVar("R", bound=Tracked)
 
 
-# ruff: noqa: SLF001 - the fields of Tracked
 class Assignment(Generic[R]):
     """One assignment of one partition: its tracker, its lanes, its bytes.
 
@@ -149,9 +148,9 @@ class Assignment(Generic[R]):
         Raises:
             OffsetWentBackError: see :meth:`OffsetTracker.seen`.
         """
-        if not self._tracker.seen(record._offset, record):
+        if not self._tracker.seen(record._offset, record):  # noqa: SLF001
             return False
-        self.buffered_bytes += record._size
+        self.buffered_bytes += record._size  # noqa: SLF001
         return True
 
     def seen_all(self, offsets: Sequence[int], records: Sequence[R]) -> Sequence[R]:
@@ -161,21 +160,21 @@ class Assignment(Generic[R]):
             OffsetWentBackError: see :meth:`OffsetTracker.seen_all`.
         """
         new = self._tracker.seen_all(offsets, records)
-        self.buffered_bytes += sum([record._size for record in new])
+        self.buffered_bytes += sum([record._size for record in new])  # noqa: SLF001
         return new
 
     def complete(self, record: R) -> bool:
         """The handler returned. ``False``: too late, the assignment has ended and nothing changed."""
         if self._phase is not _ACTIVE and self._phase is not _REVOKING:
             return False
-        self._tracker.complete(record._offset)
-        self.buffered_bytes -= record._size
+        self._tracker.complete(record._offset)  # noqa: SLF001
+        self.buffered_bytes -= record._size  # noqa: SLF001
         return True
 
     def replace(self, record: R) -> None:
         """The record is to be attempted again, as this one. Without effect once the assignment has ended."""
         if self.is_current:
-            self._tracker.replace(record._offset, record)
+            self._tracker.replace(record._offset, record)  # noqa: SLF001
 
     def _move(self, phase: Phase) -> None:
         if phase not in TRANSITIONS[self._phase]:
