@@ -69,12 +69,9 @@ class Results:
 
 def of_compiled(results: Results) -> Results:
     """What the compiled wheel did, as if it were this library's one wheel, beside what others did."""
-    mine = [each for each in results.measured if each.run.startswith(OWN)]
-    others = [each for each in results.measured if each not in mine]
-    compiled = [
-        attrs.evolve(each, run=each.run.replace(COMPILED, OWN, 1)) for each in mine if each.run.startswith(COMPILED)
-    ]
-    return Results([*others, *compiled])
+    others = [each for each in results.measured if not each.run.startswith(OWN)]
+    compiled = [each for each in results.measured if each.run.startswith(COMPILED)]
+    return Results([*others, *(attrs.evolve(each, run=each.run.replace(COMPILED, OWN, 1)) for each in compiled)])
 
 
 def problem_of(run: Run, outcome: Outcome) -> str:

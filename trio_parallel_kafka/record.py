@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     class Record(untyped_record.Record, Generic[K_co, V_co]):
         """As type checkers see it."""
 
+        # One that is built is raw: without this, type checkers would believe whatever types somebody expects.
         def __init__(
             self: Record[Raw, Raw],
             topic: str,
